@@ -1,0 +1,69 @@
+package federation
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"time"
+)
+
+// MaxChecks is the most checks one instance may have: what is asked more often than that is load, not a check.
+const MaxChecks = 8
+
+// CheckTarget is one instance that is to be checked. The same Service and Instance with a higher Version replaces it.
+type CheckTarget struct {
+	Service  ServiceName
+	Instance InstanceID
+	Version  uint64 // returned in every report, so that news about a former address is told apart
+	Address  netip.AddrPort
+	Checks   []CheckSpec // empty: no longer checked
+}
+
+// HealthReport is what the active checks of one target add up to. It is made when that changes, and once for each version.
+type HealthReport struct {
+	Service  ServiceName
+	Instance InstanceID
+	Version  uint64
+	Health   Health // unknown until every check has answered; failing if one fails; passing otherwise
+	Reason   string // what the worst check says, at most 256 octets
+	Since    time.Time
+}
+
+// CheckStatus is where one check stands.
+type CheckStatus struct {
+	Kind     CheckKind `json:"kind"`
+	Target   string    `json:"target"` // what is asked, such as "192.0.2.1:80/healthz"
+	Health   Health    `json:"health"` // unknown, passing or failing
+	Reason   string    `json:"reason,omitempty"`
+	Since    time.Time `json:"since,omitzero"`     // when Health last changed
+	Last     time.Time `json:"last,omitzero"`      // when the last answer came, or was given up
+	Output   string    `json:"output,omitempty"`   // of the last attempt, printable, at most 256 octets
+	Failures int       `json:"failures,omitempty"` // in a row
+}
+
+// validateBounds returns the limits that c exceeds, joined. They keep one resource from holding sockets or memory for long.
+func (c CheckSpec) validateBounds() error {
+	var errs []error
+	if c.Interval.D() > 24*time.Hour || c.TTL.D() > 7*24*time.Hour {
+		errs = append(errs, errors.New("check interval is above 24h, or ttl above 168h: nobody would learn of a failure in time"))
+	}
+	if c.Timeout != 0 && c.Timeout.D() < time.Millisecond || c.Timeout.D() > time.Minute {
+		errs = append(errs, fmt.Errorf("check timeout %v must lie between 1ms and 1m", c.Timeout))
+	}
+	if c.TTL != 0 && c.TTL.D() < 100*time.Millisecond {
+		errs = append(errs, fmt.Errorf("check ttl %v is below 100ms: scheduling alone would fail it", c.TTL))
+	}
+	if len(c.Path) > 1024 || len(c.Host) > 253 || len(c.GRPCService) > 253 {
+		errs = append(errs, errors.New("check path has more than 1024 characters, or host or grpc_service more than 253"))
+	} else if _, err := url.ParseRequestURI(c.Path); c.Path != "" && err != nil {
+		errs = append(errs, fmt.Errorf("check path %q is not valid in a URL", c.Path))
+	}
+	for _, r := range c.Host + c.GRPCService {
+		if r <= ' ' || r >= 0x7f {
+			errs = append(errs, fmt.Errorf("check host %q or grpc_service %q has a blank or unprintable character", c.Host, c.GRPCService))
+			break
+		}
+	}
+	return errors.Join(errs...)
+}

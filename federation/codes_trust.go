@@ -1,0 +1,4 @@
+package federation
+
+// trustCodes are the diagnoses of trust: TW-2xxx.
+var trustCodes = []CodeHelp{}

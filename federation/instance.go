@@ -1,0 +1,101 @@
+package federation
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Protocol is how a service speaks. Only tcp is interpreted as bytes; the others let later layers look inside.
+type Protocol string
+
+// The protocols a service may declare.
+const (
+	ProtocolTCP   Protocol = "tcp"
+	ProtocolHTTP  Protocol = "http"
+	ProtocolHTTP2 Protocol = "http2"
+	ProtocolGRPC  Protocol = "grpc"
+)
+
+// ParseProtocol returns s as a Protocol; empty is tcp.
+func ParseProtocol(s string) (Protocol, error) {
+	switch p := Protocol(s); p {
+	case "":
+		return ProtocolTCP, nil
+	case ProtocolTCP, ProtocolHTTP, ProtocolHTTP2, ProtocolGRPC:
+		return p, nil
+	}
+	return "", fmt.Errorf("protocol %q is unknown: use tcp, http, http2 or grpc", s)
+}
+
+// Locality is where an instance runs, from coarse to fine.
+type Locality struct {
+	Region Region `json:"region,omitempty"`
+	Zone   string `json:"zone,omitempty"` // provider's zone name, at most 63 octets
+}
+
+func (l Locality) String() string {
+	if l.Zone == "" {
+		return string(l.Region)
+	}
+	return string(l.Region) + "/" + l.Zone
+}
+
+// Instance is what a source saw: one running copy of a service. The data path never sees it as such; it sees endpoints.
+type Instance struct {
+	ID       InstanceID        `json:"id"`
+	Service  ServiceName       `json:"service"`
+	Address  netip.AddrPort    `json:"address"`
+	Protocol Protocol          `json:"protocol,omitempty"` // empty: tcp
+	Locality Locality          `json:"locality,omitzero"`
+	Weight   uint16            `json:"weight,omitempty"` // relative share of load, 1-65535; 0 means the default, 100
+	Health   Health            `json:"health"`           // as the source sees it; checks can only make it worse
+	Labels   map[string]string `json:"labels,omitempty"`
+	Checks   []CheckSpec       `json:"checks,omitempty"`
+}
+
+// DefaultWeight is the weight of an instance that does not say one: 100, so that it can be made both smaller and larger.
+const DefaultWeight = 100
+
+// CheckKind is the way an active check asks.
+type CheckKind string
+
+// The kinds of check.
+const (
+	CheckTCP  CheckKind = "tcp"  // a connection is accepted
+	CheckHTTP CheckKind = "http" // GET answers 200-299; redirects are answers, not followed
+	CheckGRPC CheckKind = "grpc" // grpc.health.v1.Health/Check answers SERVING
+	CheckTTL  CheckKind = "ttl"  // somebody says so, at least once in every TTL
+)
+
+// CheckSpec is one active check of an instance. Zero values mean the defaults of Defaulted.
+type CheckSpec struct {
+	Kind           CheckKind `json:"kind"`
+	Path           string    `json:"path,omitempty"`            // http: the request path
+	Host           string    `json:"host,omitempty"`            // http: the Host header
+	GRPCService    string    `json:"grpc_service,omitempty"`    // grpc: the service asked about
+	Port           uint16    `json:"port,omitempty"`            // when not the instance's own
+	Interval       Duration  `json:"interval,omitempty"`        // between two attempts
+	Timeout        Duration  `json:"timeout,omitempty"`         // of one attempt
+	TTL            Duration  `json:"ttl,omitempty"`             // ttl: how long one heartbeat lasts
+	HealthyAfter   int       `json:"healthy_after,omitempty"`   // successes in a row
+	UnhealthyAfter int       `json:"unhealthy_after,omitempty"` // failures in a row; a refused connection counts as all of them
+}
+
+// Defaulted returns c with every unset field at its default.
+func (c CheckSpec) Defaulted() CheckSpec {
+	setDefault(&c.Path, "/")
+	setDefault(&c.Interval, Duration(500*time.Millisecond)) // a dead instance must be gone everywhere within a second
+	setDefault(&c.Timeout, Duration(2*time.Second))         // slower than this, users have left
+	setDefault(&c.TTL, Duration(15*time.Second))            // three missed beats of the customary 5 s
+	setDefault(&c.HealthyAfter, 1)                          // a restart should not cost two intervals
+	setDefault(&c.UnhealthyAfter, 2)                        // one lost packet is no outage
+	return c
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}

@@ -1,0 +1,251 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+)
+
+func write(t *testing.T, dir, name, content string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestOnlyRegionIsRequired(t *testing.T) {
+	g, err := Load(write(t, t.TempDir(), "gateway.hcl", `region = "aws-us-east-1"`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g.Region != "aws-us-east-1" || g.TrustDomain.Name() != "aws-us-east-1.mesh.internal" || g.MeshListen != ":8443" ||
+		g.AdminListen != "127.0.0.1:8480" || g.MaxStale != 24*time.Hour || g.Name == "" || g.AdminSocket == "" {
+		t.Fatalf("defaults: %+v", g)
+	}
+}
+
+func TestEveryErrorIsShownAtOnceWithItsPlace(t *testing.T) {
+	path := write(t, t.TempDir(), "gateway.hcl", `
+regoin    = "aws-us-east-1"
+max_stale = "1 day"
+mesh {
+  lisen = ":8443"
+}
+service "checkout" {}
+`)
+	_, err := Load(path)
+	if federation.CodeOf(err) != "TW-1001" {
+		t.Fatalf("got %v", err)
+	}
+	for _, want := range []string{
+		`line 2`, `regoin    = "aws-us-east-1"`, `Did you mean "region"?`,
+		`line 5`, `Did you mean "listen"?`,
+		`line 3`, `duration "1 day" is not valid`[1:],
+		`Resources live apart from gateway.hcl`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not say %q:\n%v", want, err)
+		}
+	}
+}
+
+func TestWrongValuesNameTheirLine(t *testing.T) {
+	for _, c := range []struct{ content, want string }{
+		{`region = "AWS"`, "lower case"},
+		{`region = "local"`, "reserved"},
+		{"region = \"a\"\nlocal {\n  listen = \"0.0.0.0:1\"\n}", "loopback"},
+		{"region = \"a\"\nadmin {\n  listen = \"0.0.0.0:1\"\n}", "loopback"},
+		{"region = \"a\"\nsource \"ftp\" \"x\" {\n  path = \"/x\"\n}", "source type"},
+		{"region = \"a\"\nsource \"file\" \"x\" {\n  path = \"x\"\n}", "not absolute"},
+		{"region = \"a\"\nlog {\n  format = \"xml\"\n}", "xml"},
+		{"region = \"a\"\ntrust_domain = \"A/b\"", "trust"},
+		{"region = \"a\"\nmesh {\n  advertise = [\"host\"]\n}", "port"},
+	} {
+		_, err := Load(write(t, t.TempDir(), "gateway.hcl", c.content))
+		if err == nil || !strings.Contains(strings.ToLower(err.Error()), c.want) || !strings.Contains(err.Error(), "line ") {
+			t.Errorf("%s\ngave %v, want a line and %q", c.content, err, c.want)
+		}
+	}
+}
+
+func TestDirectoryMergesFilesAndRefusesContradictions(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "10-region.hcl", `region = "gcp-europe-west1"`)
+	write(t, dir, "20-name.hcl", `name = "gw-2"`)
+	g, err := Load(dir)
+	if err != nil || g.Name != "gw-2" {
+		t.Fatalf("%+v %v", g, err)
+	}
+	write(t, dir, "30-again.hcl", `region = "other"`)
+	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "30-again.hcl") {
+		t.Fatalf("a second region was not refused: %v", err)
+	}
+}
+
+func TestInitialIsAWorkingConfiguration(t *testing.T) {
+	path := write(t, t.TempDir(), "gateway.hcl", string(Initial("aws-us-east-1", "/srv/tw")))
+	g, err := Load(path)
+	if err != nil || g.DataDir != "/srv/tw" {
+		t.Fatalf("%+v %v", g, err)
+	}
+	// Uncommenting every shown default must also work: what the file shows is what it would accept.
+	var shown []string
+	for _, line := range strings.Split(string(Initial("aws-us-east-1", "")), "\n") {
+		rest, commented := strings.CutPrefix(line, "# ")
+		if commented && (strings.Contains(rest, "=") || strings.HasSuffix(rest, "{") || rest == "}" || strings.HasPrefix(rest, "  ")) {
+			line = rest
+		}
+		shown = append(shown, line)
+	}
+	if _, err := Load(write(t, t.TempDir(), "gateway.hcl", strings.Join(shown, "\n"))); err != nil {
+		t.Fatalf("%v\n%s", err, strings.Join(shown, "\n"))
+	}
+}
+
+const shop = `
+service "checkout" {
+  protocol = "http"
+  instance "a" {
+    address = "192.0.2.10:8080"
+    zone    = "a"
+    labels  = { version = "2" }
+  }
+  check "http" {
+    path     = "/healthz"
+    interval = "1s"
+  }
+}
+export "checkout" { to = ["*"] }
+intention "web-checkout" {
+  source      = "web@gcp-europe-west1"
+  destination = "checkout"
+  action      = "allow"
+  require     = "mtls"
+}
+resolver "shop/search" {
+  failover     = ["local", "*"]
+  idle_timeout = "10m"
+  outlier { consecutive_failures = 3 }
+}
+upstream "search" {
+  service = "shop/search"
+  listen  = "127.0.0.1:9001"
+  caller  = "web"
+}
+`
+
+func TestResourcesRoundTripThroughHCL(t *testing.T) {
+	dir := t.TempDir()
+	first, err := ParseResources(write(t, dir, "shop.hcl", shop))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(first) != 5 {
+		t.Fatalf("got %d resources", len(first))
+	}
+	second, err := ParseResources(write(t, dir, "again.hcl", string(FormatHCL(first))))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, FormatHCL(first))
+	}
+	for i := range first {
+		if !reflect.DeepEqual(first[i].Spec, second[i].Spec) || first[i].Key != second[i].Key {
+			t.Errorf("%v came back as %v", first[i], second[i])
+		}
+	}
+}
+
+func TestResourceErrorsNameFileAndLine(t *testing.T) {
+	for _, c := range []struct{ content, want string }{
+		{`servce "x" {}`, `Did you mean "service"?`},
+		{"export \"x\" {\n  too = [\"*\"]\n}", `Did you mean "to"?`},
+		{"intention \"x\" {\n  source = \"a\"\n  destination = \"b\"\n  action = \"permit\"\n}", "use allow or deny"},
+		{"upstream \"x\" {\n  service = \"a\"\n  listen = \"0.0.0.0:80\"\n  caller = \"w\"\n}", "loopback"},
+		{"service \"x\" {\n  instance \"a\" {\n    address = \"host:1\"\n  }\n}", "no IP:port"},
+		{"export \"x\" {\n  to = [\"*\"]\n}\nexport \"x\" {\n  to = [\"a\"]\n}", "declared before"},
+		{"resolver \"x\" {\n  connect_timeout = \"5\"\n}", "duration"},
+		{`[{"kind":"export","name":"x","spec":{"too":["*"]}}]`, "unknown field"},
+		{`{"kind":"exprt","name":"x","spec":{}}`, "unknown"},
+	} {
+		_, err := ParseResources(write(t, t.TempDir(), "r.hcl", c.content))
+		if federation.CodeOf(err) != "TW-1004" || !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(c.want)) || !strings.Contains(err.Error(), "r.hcl") {
+			t.Errorf("%s\ngave %v, want %q", c.content, err, c.want)
+		}
+	}
+}
+
+func TestAnySpecSurvivesHCL(t *testing.T) {
+	dir := t.TempDir()
+	rapid.Check(t, func(t *rapid.T) {
+		label := rapid.StringMatching(`[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?`)
+		text := rapid.StringMatching(`[ -~]*`) // every character that HCL or a template could take for its own
+		in := federation.Resource{Key: federation.Key{Kind: federation.KindIntention, Name: label.Draw(t, "name")}, Spec: &federation.Intention{
+			Source: label.Draw(t, "src"), Destination: label.Draw(t, "dst"), Action: federation.Allow, Description: text.Draw(t, "text")}}
+		if in.Validate() != nil {
+			t.Skip("not a valid resource")
+		}
+		path := filepath.Join(dir, "any.hcl")
+		if err := os.WriteFile(path, FormatHCL([]federation.Resource{in}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := ParseResources(path)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, FormatHCL([]federation.Resource{in}))
+		}
+		if !reflect.DeepEqual(in.Spec, out[0].Spec) {
+			t.Fatalf("%+v became %+v", in.Spec, out[0].Spec)
+		}
+	})
+}
+
+func TestWatchAppliesChangesAndKeepsTheLastGood(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "a.hcl", `export "x" { to = ["*"] }`)
+	applied, failures := make(chan []federation.Resource, 8), make(chan error, 8)
+	ctx := t.Context()
+	go func() {
+		_ = WatchResources(ctx, dir, func(r []federation.Resource) error { applied <- r; return nil }, func(err error) { failures <- err })
+	}()
+	if r := <-applied; len(r) != 1 || <-failures != nil {
+		t.Fatalf("first: %v", r)
+	}
+	write(t, dir, "b.hcl", `exprt "y" {}`)
+	if err := <-failures; federation.CodeOf(err) != "TW-1004" {
+		t.Fatalf("a broken file gave %v", err)
+	}
+	write(t, dir, "b.hcl", `export "yy" { to = ["*"] }`)
+	if r := <-applied; len(r) != 2 {
+		t.Fatalf("after repair: %v", r)
+	}
+}
+
+func FuzzParseResources(f *testing.F) {
+	f.Add([]byte(shop))
+	f.Add([]byte(`[{"kind":"export","name":"x","spec":{"to":["*"]}}]`))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, content []byte) {
+		path := filepath.Join(dir, "f.hcl")
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		list, err := ParseResources(path)
+		var d *federation.Diagnostic
+		if err != nil && !errors.As(err, &d) {
+			t.Fatalf("an error without a code: %v", err)
+		}
+		for _, r := range list {
+			if err := r.Validate(); err != nil {
+				t.Fatalf("parsed an invalid resource: %v", err)
+			}
+		}
+	})
+}

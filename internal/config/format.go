@@ -1,0 +1,117 @@
+package config
+
+import (
+	"github.com/hashicorp/hcl/v2/hclwrite"
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+)
+
+// FormatHCL writes resources as ParseResources reads them: only what differs from the defaults, in canonical form.
+func FormatHCL(resources []federation.Resource) []byte {
+	f := hclwrite.NewEmptyFile()
+	for i, r := range resources {
+		if i > 0 {
+			f.Body().AppendNewline()
+		}
+		w := writer{f.Body().AppendNewBlock(string(r.Kind), []string{r.Name}).Body()}
+		switch spec := r.Spec.(type) {
+		case *federation.Service:
+			w.service(spec)
+		case *federation.Export:
+			w.list("to", spec.To)
+			w.text("detail", string(spec.Detail))
+		case *federation.Intention:
+			w.text("source", spec.Source)
+			w.text("destination", spec.Destination)
+			w.text("action", string(spec.Action))
+			if spec.Require != federation.AssuranceNone {
+				w.text("require", spec.Require.String())
+			}
+			w.text("description", spec.Description)
+		case *federation.Resolver:
+			w.resolver(spec)
+		case *federation.Upstream:
+			w.text("service", spec.Service.String())
+			w.text("listen", spec.Listen)
+			w.text("caller", spec.Caller.String())
+		}
+	}
+	return hclwrite.Format(f.Bytes())
+}
+
+// writer appends attributes to one body; unset values are left out.
+type writer struct{ body *hclwrite.Body }
+
+func (w writer) text(name, value string) {
+	if value != "" {
+		w.body.SetAttributeValue(name, cty.StringVal(value))
+	}
+}
+
+func (w writer) number(name string, value int64) {
+	if value != 0 {
+		w.body.SetAttributeValue(name, cty.NumberIntVal(value))
+	}
+}
+
+func (w writer) duration(name string, d federation.Duration) {
+	if d != 0 {
+		w.text(name, d.String())
+	}
+}
+
+func (w writer) list(name string, values []string) {
+	if len(values) == 0 {
+		return
+	}
+	list := make([]cty.Value, len(values))
+	for i, v := range values {
+		list[i] = cty.StringVal(v)
+	}
+	w.body.SetAttributeValue(name, cty.ListVal(list))
+}
+
+func (w writer) service(s *federation.Service) {
+	w.text("protocol", string(s.Protocol))
+	for _, i := range s.Instances {
+		b := writer{w.body.AppendNewBlock("instance", []string{string(i.Ident())}).Body()}
+		b.text("address", i.Address.String())
+		b.text("zone", i.Zone)
+		b.number("weight", int64(i.Weight))
+		if len(i.Labels) > 0 {
+			labels := map[string]cty.Value{}
+			for _, k := range sortedKeys(i.Labels) {
+				labels[k] = cty.StringVal(i.Labels[k])
+			}
+			b.body.SetAttributeValue("labels", cty.MapVal(labels))
+		}
+	}
+	for _, c := range s.Checks {
+		b := writer{w.body.AppendNewBlock("check", []string{string(c.Kind)}).Body()}
+		b.text("path", c.Path)
+		b.text("host", c.Host)
+		b.text("grpc_service", c.GRPCService)
+		b.number("port", int64(c.Port))
+		b.duration("interval", c.Interval)
+		b.duration("timeout", c.Timeout)
+		b.duration("ttl", c.TTL)
+		b.number("healthy_after", int64(c.HealthyAfter))
+		b.number("unhealthy_after", int64(c.UnhealthyAfter))
+	}
+}
+
+func (w writer) resolver(r *federation.Resolver) {
+	w.list("failover", r.Failover)
+	w.duration("connect_timeout", r.ConnectTimeout)
+	w.duration("idle_timeout", r.IdleTimeout)
+	if r.NoIdleTimeout {
+		w.body.SetAttributeValue("no_idle_timeout", cty.True)
+	}
+	if o := r.Outlier; o != (federation.Outlier{}) {
+		b := writer{w.body.AppendNewBlock("outlier", nil).Body()}
+		b.number("consecutive_failures", int64(o.ConsecutiveFailures))
+		b.duration("eject_for", o.EjectFor)
+		b.number("max_ejected_percent", int64(o.MaxEjectedPercent))
+	}
+}

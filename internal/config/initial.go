@@ -1,0 +1,54 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+)
+
+// Initial returns a working gateway.hcl for region. Everything but the region is commented out at its default, with the reason.
+// dataDir is written down only when it is not the default.
+func Initial(region federation.Region, dataDir string) []byte {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# One gateway process. Only region is required; the rest shows the defaults.\n")
+	fmt.Fprintf(&b, "# Check it with: tradewind config validate FILE\n\nregion = %q\n\n", region)
+	if dataDir != "" && dataDir != DefaultDataDir() {
+		fmt.Fprintf(&b, "# Keys, resources, peerings and imports live here.\ndata_dir = %q\n\n", dataDir)
+	} else {
+		fmt.Fprintf(&b, "# Keys, resources, peerings and imports live here.\n# data_dir = %q\n\n", DefaultDataDir())
+	}
+	fmt.Fprintf(&b, `# The name in every identity of this region. It cannot be changed once peers know it.
+# trust_domain = %q
+
+mesh {
+  # Peers' gateways dial this over UDP. Open it in the firewall on at least one side of every pair.
+  listen = ":8443"
+  # Addresses that peers reach it by, when they are not those of this host (a load balancer, NAT).
+  # advertise = ["gw.example.com:8443"]
+}
+
+# Workloads that bring their own certificate (tradewind cert issue) connect here.
+# local {
+#   listen = "127.0.0.1:15001"
+# }
+
+# admin {
+#   listen = "127.0.0.1:8480"    # token in DATA_DIR/admin.token; the socket needs none
+#   group  = "tradewind"         # whose members may use the socket
+# }
+
+# Files in this directory are applied whenever they change.
+# resources_dir = "/etc/tradewind/resources.d"
+
+# Instances from a file that something else keeps up to date.
+# source "file" "shop" {
+#   path = "/etc/tradewind/shop.json"
+# }
+
+# access_log    = "stdout"   # or "off", or a file
+# max_stale     = "24h"      # how long the services of a silent peer stay usable
+# drain_timeout = "30s"      # how long a stop waits for open connections
+`, federation.DefaultTrustDomain(region))
+	return []byte(b.String())
+}
