@@ -49,3 +49,29 @@ func (c *Catalog) Names() []ServiceName {
 	}
 	return c.names
 }
+
+// With returns the catalog that follows c: the services in changed take the place of c's, a nil one is gone. It sorts nothing
+// unless a service comes or goes.
+func (c *Catalog) With(changed map[ServiceName]*LocalService) *Catalog {
+	if c == nil {
+		c = &Catalog{}
+	}
+	next := &Catalog{revision: c.revision + 1, services: maps.Clone(c.services), names: c.names}
+	if next.services == nil {
+		next.services = map[ServiceName]*LocalService{}
+	}
+	same := true
+	for name, service := range changed {
+		_, had := next.services[name]
+		same = same && had == (service != nil)
+		if service == nil {
+			delete(next.services, name)
+		} else {
+			next.services[name] = service
+		}
+	}
+	if !same {
+		next.names = slices.SortedFunc(maps.Keys(next.services), ServiceName.Compare)
+	}
+	return next
+}

@@ -2,53 +2,57 @@ package federation
 
 // adminCodes are the diagnoses of the admin API and the CLI: TW-8xxx.
 var adminCodes = []CodeHelp{
-	{"TW-8001", "The gateway cannot be reached", `The CLI talks to a gateway on the same host over a unix socket, admin.sock in the gateway's data_dir, unless
---address names a TCP one. Nobody answered there: the gateway is not running, runs with another data_dir, or this user may not
-open the socket. Look with "systemctl status tradewind-gateway", and name the socket with --socket, --data-dir or
+	{"TW-8001", "The gateway cannot be reached", `The CLI talks to a gateway on the same host over a unix socket, admin.sock in the
+gateway's data_dir, unless --address names a TCP one. Nobody answered there: the gateway is not running, runs with another data_dir, or
+this user may not open the socket. Look with "systemctl status tradewind-gateway", and name the socket with --socket, --data-dir or
 TRADEWIND_SOCKET. Nothing was changed. The exit code is 5.`},
-	{"TW-8002", "The gateway did not answer in time", `The gateway took the call but had not finished when the time given with --timeout was over. What was asked may still
-happen: look with "tradewind status" or by asking for the object itself before you repeat a change. The exit code is 5.`},
-	{"TW-8003", "This user may not use the admin socket", `The kernel tells the gateway which user is at the other end of its socket. Root, the gateway's own user and the members of
-admin.group in gateway.hcl are let in, because whoever uses the API may do everything. Run the command with sudo, or set
-admin.group, add the user to that group, restart the gateway and log in again.`},
-	{"TW-8004", "The admin token is missing or wrong", `Over TCP the admin API wants "Authorization: Bearer TOKEN". The token is in admin.token in the gateway's data_dir and
-may be read by the gateway's user only. Name the file with --token-file or TRADEWIND_TOKEN_FILE. To make a new token, delete the
-file and restart the gateway.`},
-	{"TW-8005", "A call from a browser was refused", `A request to the loopback address came under a host name that is not this machine's, or from a web page of another
-origin. That is how a foreign page would try to use the API through somebody's browser. Programs address the API as 127.0.0.1, [::1]
-or localhost and send no Origin. Behind a reverse proxy, let the proxy set the Host header to 127.0.0.1.`},
-	{"TW-8006", "The gateway did not accept the request", `The request was not valid JSON for the method, named a field that does not exist, or was larger than 4 MiB. With the CLI
-this means that it and the gateway are of different versions: compare "tradewind version" with "tradewind status".`},
-	{"TW-8007", "The gateway does not know the method", `The CLI is newer than the gateway, or the gateway was built without this part. Compare "tradewind version" with "tradewind
-status" and use the CLI that came with the gateway.`},
-	{"TW-8008", "The gateway cannot listen on its admin socket", `The directory of admin.socket does not exist or may not be written, a file that is no socket is in the way, or another
-gateway answers on it. A socket that a crash left behind is removed by itself. Two gateways on one host need two data_dirs.`},
-	{"TW-8009", "The admin API listens on loopback only", `admin.listen names an address that other machines could reach, or a host name. Whoever uses the API may do everything, and
-its TCP listener has no encryption, so only 127.0.0.1 and [::1] are allowed. To reach it from elsewhere, forward the port:
-ssh -L 8480:127.0.0.1:8480 HOST.`},
-	{"TW-8010", "The gateway cannot listen for the admin API", `Another process has the port of admin.listen, or the address does not exist on this host. Look who has it with
-"ss -ltnp", and choose another port in gateway.hcl; admin.listen = "" does without.`},
-	{"TW-8011", "The gateway failed to answer", `The gateway met an error that it has no better explanation for. The cause is shown as the gateway gave it; its log around
-the same time says more. Nothing is half done: changes of resources are made whole or not at all.`},
-	{"TW-8012", "The admin token cannot be used", `The file with the token cannot be read or written, does not hold a token, or may be read by others than its owner, so that
-the token must be taken for known. Delete the file and restart the gateway, which writes a new one with mode 0600; or use the
-socket, which needs no token.`},
-	{"TW-8013", "The group of the admin socket does not exist", `admin.group in gateway.hcl names a group that this host does not have. Create it with "groupadd --system NAME" or remove the
-setting; root and the gateway's own user can always use the socket.`},
-	{"TW-8015", "The command was interrupted", `The command was stopped before the gateway had answered. What was asked may still happen: look with "tradewind status" or by
-asking for the object itself before you repeat a change.`},
-	{"TW-8020", "The command was not used correctly", `An argument or a flag is missing, unknown or has a value it cannot have. "tradewind help COMMAND" shows how the command is
-used, with examples. Nothing was sent to the gateway. The exit code is 2.`},
-	{"TW-8021", "The file exists already", `"tradewind init" never overwrites a gateway.hcl, because a gateway may be running with it. Remove the file first, or write
-to another directory with --dir.`},
-	{"TW-8022", "The change was not confirmed", `The command asks before it changes something when it runs on a terminal, and the answer was not "yes". Nothing was changed.
-With --yes it does not ask.`},
-	{"TW-8023", "A file cannot be read or written", `The CLI could not read a file it was given, or write its result: the directory does not exist, or this user may not write
-there. What the gateway had already done is said in the message.`},
-	{"TW-8024", "There is no such code or command", `"tradewind help" explains commands and codes such as TW-8024. The code is not one of this version: it may come from a newer
-gateway, or be mistyped.`},
-	{"TW-8025", "The checks found errors", `"tradewind check" runs every check of the gateway and prints those that did not pass, each with its own code, cause and
-fix. The exit code is 3 when there are errors, and 4 with --strict when there are only warnings.`},
-	{"TW-8026", "The gateway works, but not as well as it should", `With --strict, "tradewind status" and "tradewind check" end with exit code 4 when a peer's catalog is stale, traffic goes
-the slower way, or there are warnings. The lines above say which.`},
+	{"TW-8002", "The gateway did not answer in time", `The gateway took the call but had not finished when the time given with
+--timeout was over. What was asked may still happen: look with "tradewind status" or by asking for the object itself before you repeat
+a change. The exit code is 5.`},
+	{"TW-8003", "This user may not use the admin socket", `The kernel tells the gateway which user is at the other end of its socket.
+Root, the gateway's own user and the members of admin.group in gateway.hcl are let in, because whoever uses the API may do everything.
+Run the command with sudo, or set admin.group, add the user to that group, restart the gateway and log in again.`},
+	{"TW-8004", "The admin token is missing or wrong", `Over TCP the admin API wants "Authorization: Bearer TOKEN". The token is in
+admin.token in the gateway's data_dir and may be read by the gateway's user only. Name the file with --token-file or
+TRADEWIND_TOKEN_FILE. To make a new token, delete the file and restart the gateway.`},
+	{"TW-8005", "A call from a browser was refused", `A request to the loopback address came under a host name that is not this
+machine's, or from a web page of another origin. That is how a foreign page would try to use the API through somebody's browser.
+Programs address the API as 127.0.0.1, [::1] or localhost and send no Origin. Behind a reverse proxy, let the proxy set the Host header
+to 127.0.0.1.`},
+	{"TW-8006", "The gateway did not accept the request", `The request was not valid JSON for the method, named a field that does not
+exist, or was larger than 4 MiB. With the CLI this means that it and the gateway are of different versions: compare "tradewind version"
+with "tradewind status".`},
+	{"TW-8007", "The gateway does not know the method", `The CLI is newer than the gateway, or the gateway was built without this part.
+Compare "tradewind version" with "tradewind status" and use the CLI that came with the gateway.`},
+	{"TW-8008", "The gateway cannot listen on its admin socket", `The directory of admin.socket does not exist or may not be written, a
+file that is no socket is in the way, or another gateway answers on it. A socket that a crash left behind is removed by itself. Two
+gateways on one host need two data_dirs.`},
+	{"TW-8009", "The admin API listens on loopback only", `admin.listen names an address that other machines could reach, or a host
+name. Whoever uses the API may do everything, and its TCP listener has no encryption, so only 127.0.0.1 and [::1] are allowed. To reach
+it from elsewhere, forward the port: ssh -L 8480:127.0.0.1:8480 HOST.`},
+	{"TW-8010", "The gateway cannot listen for the admin API", `Another process has the port of admin.listen, or the address does not
+exist on this host. Look who has it with "ss -ltnp", and choose another port in gateway.hcl; admin.listen = "" does without.`},
+	{"TW-8011", "The gateway failed to answer", `The gateway met an error that it has no better explanation for. The cause is shown as
+the gateway gave it; its log around the same time says more. Nothing is half done: changes of resources are made whole or not at all.`},
+	{"TW-8012", "The admin token cannot be used", `The file with the token cannot be read or written, does not hold a token, or may be
+read by others than its owner, so that the token must be taken for known. Delete the file and restart the gateway, which writes a new
+one with mode 0600; or use the socket, which needs no token.`},
+	{"TW-8013", "The group of the admin socket does not exist", `admin.group in gateway.hcl names a group that this host does not have.
+Create it with "groupadd --system NAME" or remove the setting; root and the gateway's own user can always use the socket.`},
+	{"TW-8015", "The command was interrupted", `The command was stopped before the gateway had answered. What was asked may still
+happen: look with "tradewind status" or by asking for the object itself before you repeat a change.`},
+	{"TW-8020", "The command was not used correctly", `An argument or a flag is missing, unknown or has a value it cannot have.
+"tradewind help COMMAND" shows how the command is used, with examples. Nothing was sent to the gateway. The exit code is 2.`},
+	{"TW-8021", "The file exists already", `"tradewind init" never overwrites a gateway.hcl, because a gateway may be running with it.
+Remove the file first, or write to another directory with --dir.`},
+	{"TW-8022", "The change was not confirmed", `The command asks before it changes something when it runs on a terminal, and the
+answer was not "yes". Nothing was changed. With --yes it does not ask.`},
+	{"TW-8023", "A file cannot be read or written", `The CLI could not read a file it was given, or write its result: the directory
+does not exist, or this user may not write there. What the gateway had already done is said in the message.`},
+	{"TW-8024", "There is no such code or command", `"tradewind help" explains commands and codes such as TW-8024. The code is not one
+of this version: it may come from a newer gateway, or be mistyped.`},
+	{"TW-8025", "The checks found errors", `"tradewind check" runs every check of the gateway and prints those that did not pass, each
+with its own code, cause and fix. The exit code is 3 when there are errors, and 4 with --strict when there are only warnings.`},
+	{"TW-8026", "The gateway works, but not as well as it should", `With --strict, "tradewind status" and "tradewind check" end with
+exit code 4 when a peer's catalog is stale, traffic goes the slower way, or there are warnings. The lines above say which.`},
 }

@@ -16,12 +16,13 @@ var policyCodes = []CodeHelp{
 			"never allowed. Let the caller use mutual TLS, or lower \"require\"."},
 	{"TW-7004", "The caller's trust domain is unknown",
 		"The caller's identity is in a trust domain that is neither this region's nor a peer's. Check that the peering still exists on this " +
-			"side (\"tradewind peering list\"), and that the peer's trust domain has not been renamed."},
+			"side (\"tradewind peer list\"), and that the peer's trust domain has not been renamed."},
 	{"TW-7005", "The caller is not a workload",
 		"Only an identity of the form spiffe://DOMAIN/ns/NAMESPACE/svc/NAME can call a service. Gateways and control planes have identities " +
 			"of other forms and are never allowed to."},
 	{"TW-7006", "The destination's region is unknown",
-		"The call names a region that is neither this one nor a peer. Check the spelling, and that the peering exists (\"tradewind peering list\")."},
+		"The call names a region that is neither this one nor a peer. Check the spelling, and that the peering exists " +
+			"(\"tradewind peer list\")."},
 	{"TW-7007", "An intention cannot be understood, so nothing is allowed",
 		"A stored intention is damaged, or was written by a newer version of Tradewind. It may have been a deny, so everything is denied " +
 			"until it is corrected or deleted: apply it again, or run \"tradewind delete intention NAME\". If you went back to an older " +

@@ -71,7 +71,7 @@ func (k Key) Compare(l Key) int {
 type Resource struct {
 	Key
 	Owner   string `json:"owner,omitempty"`   // who wrote it last: "cli", "api", "dir:/etc/...", "terraform"; only the same owner may write again
-	Version uint64 `json:"version,omitempty"` // grows with each write; a write names the version it replaces, 0 meaning "none yet"
+	Version uint64 `json:"version,omitempty"` // grows with each write; a write may name the version it replaces, 0 is not checked
 	Source  string `json:"source,omitempty"`  // file:line it was read from, for messages; not stored identity
 	Spec    Spec   `json:"spec"`
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -258,8 +259,8 @@ func ParseListen(s string) (network, address string, err error) {
 		}
 		return "unix", path, nil
 	}
-	host, _, err := net.SplitHostPort(s)
-	if err != nil {
+	host, port, err := net.SplitHostPort(s)
+	if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
 		return "", "", fmt.Errorf("listen %q: write \"127.0.0.1:PORT\" or \"unix:/path\"", s)
 	}
 	if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
