@@ -1,0 +1,75 @@
+package policy
+
+import (
+	"fmt"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/tradewind-mesh/tradewind/federation"
+)
+
+// Explain gives the answer of Decide, and in Matched every intention that speaks of the service dst, with the reason why it
+// did or did not decide. It is for people and allocates as it likes.
+func (p *Intentions) Explain(
+	src spiffeid.ID, assurance federation.Assurance, dstRegion federation.Region, dst federation.ServiceName,
+) Decision {
+	decision := p.Decide(src, assurance, dstRegion, dst)
+	caller, callee, refusal := p.resolve(src, dstRegion, dst)
+	if refusal != nil {
+		return decision
+	}
+	decided := p.find(caller, callee)
+	for i := range p.rules {
+		r := &p.rules[i]
+		if !meansName(r.destination, dst) {
+			continue
+		}
+		m := Match{Rule: r.Name, Action: r.Action, Source: r.Source, Destination: r.Destination, Decided: r == decided}
+		inDestination := r.destination.Matches(p.here, dstRegion, dst)
+		bySource := r.source.Matches(p.here, caller.region, caller.service)
+		m.Matches = inDestination && bySource
+		switch {
+		case m.Decided:
+			m.Reason = decision.Reason
+		case m.Matches:
+			m.Reason = outranked(decided, r)
+		case !inDestination:
+			m.Reason = p.otherRegion("destination", r.Destination, r.destination, dstRegion)
+		case meansName(r.source, caller.service):
+			m.Reason = p.otherRegion("source", r.Source, r.source, caller.region)
+		default:
+			m.Reason = fmt.Sprintf("source %q does not mean the caller %s", r.Source, caller)
+		}
+		decision.Matched = append(decision.Matched, m)
+	}
+	return decision
+}
+
+// meansName reports whether p means service in one region or another.
+func meansName(p federation.Pattern, service federation.ServiceName) bool {
+	p.Region = "*"
+	return p.Matches("", "", service)
+}
+
+// outranked says why winner came before loser; both match the call.
+func outranked(winner, loser *rule) string {
+	switch {
+	case winner.destination.Specificity() != loser.destination.Specificity():
+		return fmt.Sprintf("matches, but the destination %q of intention %q is more specific", winner.Destination, winner.Name)
+	case winner.source.Specificity() != loser.source.Specificity():
+		return fmt.Sprintf("matches, but the source %q of intention %q is more specific", winner.Source, winner.Name)
+	case winner.Action != loser.Action:
+		return fmt.Sprintf("matches, but intention %q is as specific and denies", winner.Name)
+	case winner.require != loser.require:
+		return fmt.Sprintf("matches, but intention %q is as specific and requires %s", winner.Name, winner.require)
+	}
+	return fmt.Sprintf("matches, but intention %q says the same and comes first by name", winner.Name)
+}
+
+// otherRegion says that a pattern has the right name and the wrong region. A pattern without a region is where people stumble.
+func (p *Intentions) otherRegion(side, written string, pattern federation.Pattern, want federation.Region) string {
+	if parsed, err := federation.ParsePattern(written); err == nil && parsed.Region == "" {
+		return fmt.Sprintf("%s %q names no region and so means this one, %s; the call's is %s: write \"%s@%s\" or \"%s@*\"",
+			side, written, p.here, want, written, want, written)
+	}
+	return fmt.Sprintf("%s %q means region %s; the call's is %s", side, written, pattern.Region, want)
+}
