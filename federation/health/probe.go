@@ -1,0 +1,231 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	maxOutput = 256     // octets of an answer that are kept for people to read
+	maxBody   = 4 << 10 // octets of an answer that are read at all
+	maxHeader = 8 << 10 // octets of an answer's header
+	agent     = "tradewind-health/1"
+)
+
+// validate returns why a check of addr must not be made, a *federation.Diagnostic, or nil.
+func validate(spec federation.CheckSpec, addr netip.AddrPort) error {
+	if err := federation.CheckAddress(addr.Addr()); err != nil {
+		return err
+	}
+	err := spec.Validate()
+	if err == nil && addr.Port() == 0 && spec.Kind != federation.CheckTTL {
+		err = errors.New("port is 0")
+	}
+	if err == nil {
+		return nil
+	}
+	return &federation.Diagnostic{Code: federation.CodeCheckRefused, What: fmt.Sprintf("check %s of %v is not valid", spec.Kind, addr),
+		Why: err.Error(), Fix: "mend the check where the instance or its service is declared", Err: err}
+}
+
+// checkAddress is where spec asks: the instance's address, or another port of it.
+func checkAddress(addr netip.AddrPort, spec federation.CheckSpec) netip.AddrPort {
+	if spec.Port != 0 {
+		return netip.AddrPortFrom(addr.Addr(), spec.Port)
+	}
+	return addr
+}
+
+// describe says in short what spec asks.
+func describe(spec federation.CheckSpec, addr netip.AddrPort) string {
+	switch spec.Kind {
+	case federation.CheckHTTP:
+		return clean(addr.String() + spec.Path)
+	case federation.CheckGRPC:
+		if spec.GRPCService != "" {
+			return clean(addr.String() + "/" + spec.GRPCService)
+		}
+	case federation.CheckTTL:
+		return spec.TTL.String()
+	}
+	return addr.String()
+}
+
+// ask makes one attempt of k. It reads only what never changes in a check.
+func ask(ctx context.Context, k *check) outcome {
+	var o outcome
+	switch k.spec.Kind {
+	case federation.CheckTCP:
+		o = askTCP(ctx, k.addr)
+	case federation.CheckHTTP:
+		o = askHTTP(ctx, k.spec, k.addr)
+	case federation.CheckGRPC:
+		o = askGRPC(ctx, k.spec, k.addr)
+	default:
+		o.err = fmt.Errorf("check kind %q is unknown", k.spec.Kind)
+	}
+	if o.err != nil && !o.definitive {
+		o.definitive = refused(o.err)
+	}
+	if o.err != nil && !o.definitive && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		o.err = fmt.Errorf("no answer within %v", k.spec.Timeout)
+	}
+	return o
+}
+
+// refused reports whether the host answered that nobody listens.
+func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+
+// dial connects to addr. The address is judged once more where the socket is about to be connected, so that no layer between
+// can have led it elsewhere.
+func dial(ctx context.Context, addr string) (net.Conn, error) {
+	d := net.Dialer{
+		KeepAlive: -1, // no attempt lives long enough for one
+		Control: func(_, address string, _ syscall.RawConn) error {
+			to, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return fmt.Errorf("read address %q: %w", address, err)
+			}
+			return federation.CheckAddress(to.Addr())
+		},
+	}
+	return d.DialContext(ctx, "tcp", addr)
+}
+
+func askTCP(ctx context.Context, addr netip.AddrPort) outcome {
+	conn, err := dial(ctx, addr.String())
+	if err != nil {
+		return outcome{err: err}
+	}
+	_ = conn.Close() // it was accepted, which is all that was asked
+	return outcome{}
+}
+
+// client makes HTTP checks. It holds no connection, cookie or proxy between two of them.
+var client = &http.Client{
+	Transport: &http.Transport{
+		Proxy:                  nil, // a proxy's answer says nothing about the instance
+		DialContext:            func(ctx context.Context, _, addr string) (net.Conn, error) { return dial(ctx, addr) },
+		DisableKeepAlives:      true, // an answer over an old connection would not show that new ones are accepted
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxHeader,
+		WriteBufferSize:        2 << 10,
+		ReadBufferSize:         maxBody,
+	},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
+func askHTTP(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort) outcome {
+	target, err := url.ParseRequestURI(spec.Path)
+	if err != nil {
+		return outcome{err: fmt.Errorf("read path %q: %w", spec.Path, err)}
+	}
+	target = &url.URL{Scheme: "http", Host: addr.String(), Path: target.Path, RawPath: target.RawPath, RawQuery: target.RawQuery}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return outcome{err: fmt.Errorf("make request: %w", err)}
+	}
+	req.Host = spec.Host
+	req.Header.Set("User-Agent", agent)
+	res, err := client.Do(req)
+	if err != nil {
+		return outcome{err: unwrapURL(err)}
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
+	o := outcome{output: string(body)}
+	switch {
+	case res.StatusCode < 200 || res.StatusCode > 299:
+		o.err = fmt.Errorf("answered %d %s", res.StatusCode, http.StatusText(res.StatusCode))
+	case err != nil:
+		o.err = fmt.Errorf("read answer: %w", err)
+	}
+	return o
+}
+
+// unwrapURL takes away the request line that net/http puts before an error: the report names the target already.
+func unwrapURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+func askGRPC(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort) outcome {
+	var dialError atomic.Pointer[error] // gRPC keeps only the text of it
+	conn, err := grpc.NewClient("passthrough:///"+addr.String(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
+			c, err := dial(ctx, target)
+			if err != nil {
+				dialError.Store(&err)
+			}
+			return c, err
+		}),
+		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithUserAgent(agent),
+		grpc.WithMaxHeaderListSize(maxHeader), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxBody)))
+	if err != nil {
+		return outcome{err: fmt.Errorf("make client: %w", err)}
+	}
+	defer conn.Close()
+	res, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: spec.GRPCService})
+	switch s := status.Convert(err); {
+	case err == nil && res.GetStatus() == healthpb.HealthCheckResponse_SERVING:
+		return outcome{output: res.GetStatus().String()}
+	case err == nil:
+		return outcome{err: fmt.Errorf("answered %v", res.GetStatus()), output: res.GetStatus().String()}
+	case s.Code() == codes.Unimplemented:
+		return outcome{err: errors.New("the server does not implement grpc.health.v1.Health"), output: s.Message()}
+	case s.Code() == codes.NotFound:
+		return outcome{err: fmt.Errorf("the server does not know service %q", spec.GRPCService), output: s.Message()}
+	default:
+		if failed := dialError.Load(); failed != nil {
+			return outcome{err: *failed}
+		}
+		return outcome{err: fmt.Errorf("answered %v", s.Code()), output: s.Message()}
+	}
+}
+
+// clean returns s fit to be shown and stored: valid UTF-8 without control characters (a terminal obeys those), at most 256 octets.
+func clean(s string) string {
+	if len(s) > maxBody {
+		s = s[:maxBody]
+	}
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case r == utf8.RuneError, !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, s)
+	s = strings.TrimSpace(s)
+	if len(s) <= maxOutput {
+		return s
+	}
+	cut := maxOutput
+	for !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut]
+}
