@@ -1,0 +1,296 @@
+package peering
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/exchange"
+)
+
+// dialState is what the owner knows about ways to the peer.
+type dialState struct {
+	first     bool // our region sorts first: it is ours to dial
+	addresses []string
+	good      string // answered last
+	busy      bool   // a goroutine dials
+	probeAt   time.Time
+	next      time.Time // not before
+	lostAt    time.Time // no session since; zero: dial without waiting for the other side
+	attempts  int       // failed since progress was last applied for backoffReset
+	heard     time.Time // the session in use last said something
+	ours      Reach     // can we reach them
+	theirs    Reach     // can they reach us
+}
+
+// dialResult is the end of an attempt over all addresses.
+type dialResult struct {
+	link    *link // nil: none
+	address string
+	failed  []string // reasons, one for each address that failed
+}
+
+func newDialState(f founding, now time.Time, first bool) dialState {
+	d := dialState{first: first, good: f.address, next: now, lostAt: now}
+	if f.joined {
+		d.lostAt = time.Time{}
+	}
+	if f.joined && f.acceptor { // the redeemer dials now; afterwards see whether the other direction is open, too
+		d.next = now.Add(acceptorDelay)
+		d.probeAt = d.next
+	}
+	return d
+}
+
+// learn replaces the addresses; the one that answered last stays in front, even if it is no longer among them.
+func (d *dialState) learn(addresses []string) {
+	d.addresses = nil
+	if d.good != "" {
+		d.addresses = append(d.addresses, d.good)
+	}
+	for _, a := range addresses {
+		if a != d.good {
+			d.addresses = append(d.addresses, a)
+		}
+	}
+	d.addresses = d.addresses[:min(len(d.addresses), MaxAddresses)]
+}
+
+// soon makes the next attempt due now.
+func (d *dialState) soon(now time.Time) { d.next, d.lostAt, d.attempts = now, time.Time{}, 0 }
+
+// backOff postpones the next attempt: each failure doubles the pause up to backoffMax, half of it at random, so that peers
+// of a region that comes back do not all come at once.
+func (d *dialState) backOff(now time.Time, r *rand.Rand) {
+	ceiling := backoffMax
+	if d.attempts < 8 {
+		ceiling = min(backoffMax, backoffMin<<d.attempts)
+	}
+	d.next = now.Add(max(backoffMin, ceiling/2+time.Duration(r.Int64N(int64(ceiling/2)+1))))
+	d.attempts++
+}
+
+// dialDue is when to dial unless something happens before; zero is never.
+func (p *peer) dialDue() time.Time {
+	d := &p.dial
+	switch {
+	case d.busy || len(d.addresses) == 0 || (p.leaving && p.farewell):
+		return time.Time{}
+	case p.leaving: // once, to say so
+		return p.last
+	case p.paused:
+		return time.Time{}
+	case !d.probeAt.IsZero():
+		return d.probeAt
+	case p.link != nil:
+		return time.Time{}
+	case !d.first && !d.lostAt.IsZero() && d.lostAt.Add(deferDial).After(d.next):
+		return d.lostAt.Add(deferDial)
+	}
+	return d.next
+}
+
+// steer starts an attempt when it is due.
+func (p *peer) steer(ctx context.Context, now time.Time) {
+	if due := p.dialDue(); due.IsZero() || now.Before(due) {
+		return
+	}
+	p.dial.busy, p.dial.probeAt = true, time.Time{}
+	p.farewell = p.leaving
+	addresses := slices.Clone(p.dial.addresses)
+	p.workers.Go(func() { p.dialAll(ctx, addresses) })
+}
+
+// dialAll tries addresses in order, hands the first session to the owner, and then reads for it until the session ends.
+func (p *peer) dialAll(ctx context.Context, addresses []string) {
+	var r dialResult
+	for _, address := range addresses {
+		s, err := p.dialOne(ctx, address)
+		if err == nil {
+			r.link, r.address = newLink(s, true), address
+			break
+		}
+		r.failed = append(r.failed, address+": "+reasonOf(err))
+	}
+	select {
+	case p.dialled <- r:
+	case <-ctx.Done():
+		if r.link != nil {
+			r.link.end(CodeShutdown, "the gateway ends", nil)
+		}
+	}
+	if r.link != nil {
+		r.link.read(ctx)
+		r.link.wait()
+	}
+}
+
+func (p *peer) dialOne(ctx context.Context, address string) (Session, error) {
+	select {
+	case p.m.dials <- struct{}{}:
+		defer func() { <-p.m.dials }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	limited, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	s, err := p.m.cfg.Dialer.DialExchange(limited, p.region, address)
+	switch {
+	case err != nil && limited.Err() != nil && ctx.Err() == nil:
+		return nil, fmt.Errorf("no answer within %v", dialTimeout)
+	case err != nil:
+		return nil, err
+	case s.Peer().TrustDomain() != p.domain:
+		s.Close(CodeStranger, "another region was expected at this address")
+		return nil, fmt.Errorf("%s answers, and %s was expected", s.Peer(), p.domain)
+	}
+	return s, nil
+}
+
+// dialEnded takes in what came of an attempt.
+func (p *peer) dialEnded(ctx context.Context, r dialResult) {
+	now := p.now()
+	p.dial.busy = false
+	p.activity.dirty = true
+	switch {
+	case r.link == nil:
+		p.dial.ours = Reach{Known: true, At: now, Detail: strings.Join(r.failed, "; ")}
+		p.trouble(federation.CodePeerUnreachable, p.dial.ours.Detail)
+		if p.link == nil {
+			p.dial.backOff(now, p.rand)
+		}
+	case p.leaving && p.link == nil:
+		p.adopt(ctx, r.link)
+		p.act(ctx, p.machine.Goodbye(now))
+	case p.leaving:
+		r.link.end(exchange.CodeRemoved, "the peering was removed", nil)
+	case p.paused:
+		r.link.end(exchange.CodePaused, "the peering is paused", nil)
+	case p.link != nil: // they were faster; keep theirs, and learn from ours that the way is open
+		p.drop(&p.probe, CodeProbe, "")
+		p.dial.good, p.probe, p.probeBy = r.address, r.link, now.Add(probeHold)
+	default:
+		p.dial.good = r.address
+		p.dial.ours = Reach{Known: true, OK: true, At: now, Address: r.address}
+		p.adopt(ctx, r.link)
+	}
+}
+
+// adopt makes l the session in use.
+func (p *peer) adopt(ctx context.Context, l *link) {
+	now := p.now()
+	l.since = now
+	p.link, p.dial.heard = l, now
+	p.current.Store(l)
+	p.activity.dirty = true
+	p.log.Info("session up", "address", l.session.RemoteAddr(), "dialled", l.dialled)
+	p.act(ctx, p.machine.Connected(now))
+}
+
+// arrived takes a session that the peer has opened. Beside one in use it has to say something before it counts: a probe never
+// does, and of two that both sides opened at once only the one that both choose should take part.
+func (p *peer) arrived(ctx context.Context, l *link) {
+	now := p.now()
+	p.dial.theirs = Reach{Known: true, OK: true, At: now, Address: l.session.RemoteAddr()}
+	p.activity.dirty = true
+	switch {
+	case p.leaving:
+		l.end(exchange.CodeRemoved, "the peering was removed", nil)
+	case p.paused:
+		l.end(exchange.CodePaused, "the peering is paused", nil)
+	case p.link == nil:
+		p.adopt(ctx, l)
+	default:
+		p.drop(&p.rival, CodeDuplicate, "a newer session came")
+		p.rival, p.rivalBy = l, now.Add(speakWithin)
+	}
+}
+
+// rivalSpoke decides between the session in use and another one that the peer opened. Both sides come to the same result:
+// the session that the first region opened stays as long as it is alive, and otherwise the peer opened a new one because it
+// has lost the old one.
+func (p *peer) rivalSpoke(ctx context.Context, f frame) {
+	now, l := p.now(), p.rival
+	if p.link != nil && p.link.dialled && p.dial.first && now.Sub(p.dial.heard) < duplicateAge {
+		p.drop(&p.rival, CodeDuplicate, "the session that "+string(p.m.cfg.Region)+" opened stays")
+		return
+	}
+	p.drop(&p.link, CodeDuplicate, "another session of this pair stays")
+	p.rival, p.rivalBy = nil, time.Time{}
+	p.adopt(ctx, l)
+	p.act(ctx, p.machine.Receive(now, f.lane, f.data))
+}
+
+// settleLinks takes note of sessions that have ended and of those whose time is up.
+func (p *peer) settleLinks(ctx context.Context, now time.Time) {
+	if ended(p.link) {
+		cause := p.link.cause
+		p.trouble(cause.Code, cause.What+": "+cause.Why)
+		p.forgetLink()
+		p.act(ctx, p.machine.Disconnected(now))
+	}
+	switch {
+	case p.probe == nil:
+	case ended(p.probe):
+		p.dial.ours = Reach{Known: true, At: now, Detail: p.dial.good + ": " + p.probe.cause.Why}
+		p.probe, p.probeBy, p.activity.dirty = nil, time.Time{}, true
+	case !now.Before(p.probeBy):
+		p.dial.ours = Reach{Known: true, OK: true, At: now, Address: p.dial.good}
+		p.drop(&p.probe, CodeProbe, "")
+		p.probeBy, p.activity.dirty = time.Time{}, true
+	}
+	switch {
+	case p.rival == nil:
+	case ended(p.rival):
+		p.rival = nil
+	case p.link == nil:
+		l := p.rival
+		p.rival = nil
+		p.adopt(ctx, l)
+	case !now.Before(p.rivalBy):
+		p.drop(&p.rival, exchange.CodeSilent, "it said nothing")
+	}
+	if p.rival == nil {
+		p.rivalBy = time.Time{}
+	}
+}
+
+// reasonOf is err in as few words as it has: the fix for the operator goes with the whole, not with one address.
+func reasonOf(err error) string {
+	var d *federation.Diagnostic
+	if errors.As(err, &d) && d.Why != "" {
+		return printable(d.Why, maxDetail)
+	}
+	return printable(err.Error(), maxDetail)
+}
+
+func ended(l *link) bool {
+	if l == nil {
+		return false
+	}
+	select {
+	case <-l.dead:
+		return true
+	default:
+		return false
+	}
+}
+
+// forgetLink notes that there is no session in use any more, and when to make the next one.
+func (p *peer) forgetLink() {
+	now := p.now()
+	p.link = nil
+	p.current.Store(nil)
+	if since := p.activity.since; !since.IsZero() && now.Sub(since) >= backoffReset {
+		p.dial.attempts = 0
+	}
+	p.activity.since = time.Time{}
+	p.activity.dirty = true
+	p.dial.lostAt = now
+	p.dial.backOff(now, p.rand)
+}

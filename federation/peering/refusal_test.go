@@ -1,0 +1,554 @@
+package peering
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/store"
+	"github.com/tradewind-mesh/tradewind/federation/store/storetest"
+)
+
+// mustToken makes a token of n for peer.
+func (n *node) mustToken(peer federation.Region, addresses ...string) string {
+	n.w.t.Helper()
+	text, _, err := n.m.GenerateToken(n.w.t.Context(), peer, 0, addresses...)
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	return text
+}
+
+// redeem establishes and returns the error; one that only says that the catalog did not come in time counts as none.
+func (n *node) redeem(text string) error {
+	ctx, cancel := within(time.Minute)
+	defer cancel()
+	_, err := n.m.Establish(ctx, text, nil)
+	if federation.CodeOf(err) == federation.CodePeeringWait {
+		return nil
+	}
+	return err
+}
+
+func mustParse(t *testing.T, text string) Token {
+	t.Helper()
+	token, err := ParseToken(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// consumed reports what became of the token in the acceptor's store.
+func (n *node) tokenState(text string) spent {
+	n.w.t.Helper()
+	t, err := loadToken(n.w.t.Context(), n.store, mustParse(n.w.t, text).id())
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	return t.State
+}
+
+func TestExpiredToken(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b", func(n *node) { n.skew.Store(int64(-4 * time.Minute)) })
+		text := a.mustToken("b")
+		time.Sleep(DefaultTokenTTL - time.Second)
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		mustCode(t, b.redeem(text), federation.CodeTokenExpired) // by the acceptor's clock
+		if got := a.tokenState(text); got != tokenIssued {
+			t.Errorf("the expired token is %s", got)
+		}
+		time.Sleep(5 * time.Minute)
+		mustCode(t, b.redeem(text), federation.CodeTokenExpired) // by the dialer's own
+		if s := a.show("b"); s.State != federation.PeeringPending || !strings.Contains(s.Reason, "expired") {
+			t.Errorf("the acceptor shows %v: %s", s.State, s.Reason)
+		}
+	})
+}
+
+func TestTokenUsedByAnother(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		thief := w.add("b", func(n *node) { n.addresses = []string{"198.51.100.66:8443"} })
+		text := a.mustToken("b")
+		if err := thief.redeem(text); err != nil {
+			t.Fatal(err)
+		}
+		mustCode(t, b.redeem(text), federation.CodeTokenUsed)
+		if alarm := a.show("b").Alarm; alarm == nil || alarm.Code != federation.CodeTokenUsed {
+			t.Errorf("no alarm: %+v", alarm)
+		}
+	})
+}
+
+func TestTokenForAnotherRegion(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c := w.add("a"), w.add("b"), w.add("c")
+		text := a.mustToken("b")
+		mustCode(t, c.redeem(text), federation.CodeTokenRegion)
+		// A redeemer that hides whom the token is for does not get past the acceptor.
+		forged := mustParse(t, text)
+		forged.Dialer = "c"
+		mustCode(t, c.redeem(mustEncode(t, forged)), federation.CodeTokenRegion)
+		if got := a.tokenState(text); got != tokenIssued {
+			t.Errorf("the token is %s", got)
+		}
+		if err := b.redeem(text); err != nil {
+			t.Errorf("the right region is refused afterwards: %v", err)
+		}
+	})
+}
+
+func TestClocksThatDiffer(t *testing.T) {
+	for _, skew := range []time.Duration{6 * time.Minute, -6 * time.Minute} {
+		bubble(t, func(t *testing.T, w *world) {
+			a, b := w.add("a"), w.add("b", func(n *node) { n.skew.Store(int64(skew)) })
+			text := a.mustToken("b")
+			err := b.redeem(text)
+			mustCode(t, err, federation.CodeClockSkew)
+			if !strings.Contains(err.Error(), "6m0s") {
+				t.Errorf("does not say by how much: %v", err)
+			}
+			b.skew.Store(0)
+			if err := b.redeem(text); err != nil {
+				t.Errorf("after the clock was set: %v", err)
+			}
+		})
+	}
+	e := establishing{m: &Manager{cfg: Config{Now: time.Now}}}
+	lying := sampleReply()
+	lying.Time = time.Now().Add(-6 * time.Minute)
+	mustCode(t, e.judge(sampleToken(), lying, 0), federation.CodeClockSkew)
+}
+
+func TestWrongPin(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		w.add("c")
+		text := a.mustToken("b", "c.example.com:8443") // a reused address
+		mustCode(t, b.redeem(text), federation.CodeWrongPin)
+		// Of several addresses, the one that leads there still counts.
+		if err := b.redeem(a.mustToken("b", "c.example.com:8443", "a.example.com:8443")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestUnreachableNamesEachAddress(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		text := a.mustToken("b", "192.0.2.1:8443", "[2001:db8::1]:8443")
+		began := time.Now()
+		err := b.redeem(text)
+		mustCode(t, err, federation.CodePeerUnreachable)
+		if took := time.Since(began); took != 2*joinTimeout {
+			t.Errorf("took %v", took)
+		}
+		for _, want := range []string{"192.0.2.1:8443: no answer within 5s", "[2001:db8::1]:8443: no answer within 5s"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q is missing: %v", want, err)
+			}
+		}
+		if len(b.m.List()) != 0 {
+			t.Error("a failed attempt left a peering")
+		}
+	})
+}
+
+func TestDeadFirstAddressStillJoins(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		began := time.Now()
+		if err := b.redeem(a.mustToken("b", "192.0.2.1:8443", "a.example.com:8443")); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("joined after %v", time.Since(began))
+	})
+}
+
+func TestSameNames(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		token := mustParse(t, a.mustToken("b"))
+
+		sameDomain := token
+		sameDomain.AcceptorDomain = federation.DefaultTrustDomain("b")
+		mustCode(t, b.redeem(mustEncode(t, sameDomain)), federation.CodeSameTrustDomain)
+
+		sameRegion := token
+		sameRegion.Acceptor = "b"
+		mustCode(t, b.redeem(mustEncode(t, sameRegion)), federation.CodeSameRegion)
+
+		_, _, err := a.m.GenerateToken(t.Context(), "a", 0)
+		mustCode(t, err, federation.CodeSameRegion)
+
+		own := requestOf(b)
+		own.Domain = federation.DefaultTrustDomain("a")
+		mustCode(t, raw(a, token, own), federation.CodeSameTrustDomain)
+	})
+}
+
+func TestDomainOfAnotherPeer(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		if err := b.redeem(a.mustToken("b")); err != nil {
+			t.Fatal(err)
+		}
+		// c comes with b's identity.
+		r := requestOf(b)
+		r.Region = "c"
+		mustCode(t, raw(a, mustParse(t, a.mustToken("c")), r), federation.CodeSameTrustDomain)
+	})
+}
+
+// requestOf is the honest request of n.
+func requestOf(n *node) joinRequest {
+	return joinRequest{
+		Region: n.region, Domain: federation.DefaultTrustDomain(n.region), Addresses: n.addresses,
+		Time: n.now(), Bundle: n.authority.Bundle().Marshal(),
+	}
+}
+
+// raw sends a request of our making to the acceptor and returns its refusal.
+func raw(acceptor *node, t Token, r joinRequest) error {
+	r.Token = t.id()
+	b, err := r.encode(t.key(), channel)
+	if err != nil {
+		return err
+	}
+	return sendRaw(acceptor, channel, b)
+}
+
+func sendRaw(acceptor *node, exporter, request []byte) error {
+	b, err := acceptor.m.Join(context.Background(), "192.0.2.9:1234", exporter, request)
+	if err != nil {
+		return err
+	}
+	reply, err := parseJoinReply(b)
+	if err != nil || reply.Refusal == accepted {
+		return err
+	}
+	return reply.Refusal.diagnostic(acceptor.region, reply.Detail)
+}
+
+func TestOtherVersionsAndDamage(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		mustCode(t, b.redeem("tw2.AAAA"), federation.CodeTokenVersion)
+		mustCode(t, b.redeem("what?"), federation.CodeTokenMalformed)
+		mustCode(t, sendRaw(a, channel, []byte("TWJ\x02...")), federation.CodeJoinVersion)
+		mustCode(t, sendRaw(a, channel, []byte("TWJ\x01...")), federation.CodeJoinMalformed)
+		mustCode(t, sendRaw(a, channel, nil), federation.CodeJoinMalformed)
+		mustCode(t, sendRaw(a, channel, make([]byte, 1<<20)), federation.CodeJoinMalformed)
+		bad := requestOf(b)
+		bad.Bundle = []byte("{}")
+		mustCode(t, raw(a, mustParse(t, a.mustToken("b")), bad), federation.CodeJoinBundle)
+	})
+}
+
+func TestRevokedTokens(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		older, newer := a.mustToken("b"), a.mustToken("b")
+		mustCode(t, b.redeem(older), federation.CodeTokenRevoked)
+		if err := a.m.Remove(t.Context(), "b"); err != nil {
+			t.Fatal(err)
+		}
+		mustCode(t, b.redeem(newer), federation.CodeTokenRevoked)
+
+		// Also one that was redeemed: a removal is not undone by asking again.
+		text := a.mustToken("b")
+		if err := b.redeem(text); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.m.Remove(t.Context(), "b"); err != nil {
+			t.Fatal(err)
+		}
+		mustCode(t, b.redeem(text), federation.CodeTokenRevoked)
+	})
+}
+
+func TestPeeredWithAnotherBundle(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		if err := b.redeem(a.mustToken("b")); err != nil {
+			t.Fatal(err)
+		}
+		rebuilt := w.add("b", func(n *node) { n.addresses = []string{"198.51.100.7:8443"} })
+		text := a.mustToken("b")
+		mustCode(t, rebuilt.redeem(text), federation.CodePeeredOtherwise)
+		if got := a.tokenState(text); got != tokenIssued {
+			t.Errorf("the refused join left the token %s", got)
+		}
+		if known, _ := a.authority.PeerBundle("b"); !sharesRoot(known, b.authority.Bundle()) {
+			t.Error("trust in the known one is gone")
+		}
+
+		// The other way round, the token is not even spent.
+		imposter := w.add("a", func(n *node) { n.addresses = []string{"198.51.100.8:8443"} })
+		text = imposter.mustToken("b")
+		mustCode(t, b.redeem(text), federation.CodePeeredOtherwise)
+		if got := imposter.tokenState(text); got != tokenIssued {
+			t.Errorf("the token is %s", got)
+		}
+
+		if err := a.m.Remove(t.Context(), "b"); err != nil {
+			t.Fatal(err)
+		}
+		if err := rebuilt.redeem(a.mustToken("b")); err != nil {
+			t.Errorf("after the operator removed the old peering: %v", err)
+		}
+	})
+}
+
+func TestUnknownToken(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		token := mustParse(t, a.mustToken("b"))
+		token.Secret[0] ^= 1
+		mustCode(t, b.redeem(mustEncode(t, token)), federation.CodeTokenUnknown)
+	})
+}
+
+func TestTokenLimits(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.add("a")
+		for _, ttl := range []time.Duration{-time.Second, time.Second, MaxTokenTTL + 1} {
+			_, _, err := a.m.GenerateToken(t.Context(), "b", ttl)
+			mustCode(t, err, federation.CodeTokenLifetime)
+		}
+		for _, addresses := range [][]string{{"0.0.0.0:8443"}, {"nonsense"}, {"169.254.169.254:80"}, strings.Split("a:1 a:1 a:1 a:1 a:1 a:1 a:1 a:1 a:1", " ")} {
+			_, _, err := a.m.GenerateToken(t.Context(), "b", 0, addresses...)
+			mustCode(t, err, federation.CodeNoAddress)
+		}
+		a.addresses = nil
+		_, _, err := a.m.GenerateToken(t.Context(), "b", 0)
+		mustCode(t, err, federation.CodeNoAddress)
+		if len(a.m.List()) != 0 {
+			t.Error("a refused request left an entry")
+		}
+	})
+}
+
+func TestReplayOnAnotherChannel(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		w.onJoin = func(*node, []byte, []byte) bool { return false }
+		text := a.mustToken("b")
+		if err := b.redeem(text); err != nil {
+			t.Fatal(err)
+		}
+		seen := w.joins[0]
+		mustCode(t, sendRaw(a, channel, seen.request), federation.CodeJoinProof)
+		if alarm := a.show("b").Alarm; alarm == nil || alarm.Code != federation.CodeJoinProof {
+			t.Errorf("no alarm: %+v", alarm)
+		}
+		// The same octets on the same channel are the redeemer itself, and change nothing.
+		if err := sendRaw(a, seen.exporter, seen.request); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestNoSecretIsLeft(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		text := a.mustToken("b")
+		secret := mustParse(t, text).Secret
+		look := func(n *node) {
+			t.Helper()
+			entries, err := n.store.List(t.Context(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range entries {
+				if strings.Contains(string(e.Value), string(secret[:])) || strings.Contains(string(e.Value), encodedSecret(secret)) {
+					t.Errorf("%s keeps the secret under %q", n.region, e.Key)
+				}
+			}
+		}
+		look(a)
+		if err := b.redeem(text); err != nil {
+			t.Fatal(err)
+		}
+		look(a)
+		look(b)
+		if len(w.joins) == 0 {
+			t.Fatal("no join was seen")
+		}
+		for _, j := range w.joins {
+			if strings.Contains(string(j.request), string(secret[:])) {
+				t.Error("the secret was sent")
+			}
+		}
+	})
+}
+
+func encodedSecret(secret [32]byte) string {
+	text, err := Token{
+		Acceptor: "a", AcceptorDomain: spiffeid.RequireTrustDomainFromString("a"), Dialer: "b", Secret: secret,
+		Addresses: []string{"a:1"}, Pin: sha256.Sum256(nil),
+	}.Encode()
+	if err != nil {
+		return err.Error()
+	}
+	return text[70:100]
+}
+
+// TestTwoRedeemers lets two regions of the same name redeem one token at two gateways of the acceptor at the same moment: the
+// gateways share nothing but the store.
+func TestTwoRedeemers(t *testing.T) {
+	for range 5 {
+		bubble(t, func(t *testing.T, w *world) {
+			shared := &storetest.Memory{}
+			a1 := w.add("a", func(n *node) { n.store = shared })
+			a2 := w.add("a", func(n *node) { n.store, n.addresses = shared, []string{"a2.example.com:8443"} })
+			b1 := w.add("b")
+			b2 := w.add("b", func(n *node) { n.addresses = []string{"198.51.100.2:8443"} })
+			token := mustParse(t, a1.mustToken("b"))
+			var wg sync.WaitGroup
+			errs := make([]error, 2)
+			wg.Go(func() { errs[0] = raw(a1, token, requestOf(b1)) })
+			wg.Go(func() { errs[1] = raw(a2, token, requestOf(b2)) })
+			wg.Wait()
+			won := 0
+			for _, err := range errs {
+				if err == nil {
+					won++
+				} else {
+					mustCode(t, err, federation.CodeTokenUsed)
+				}
+			}
+			if won != 1 {
+				t.Errorf("%d of two redeemers won: %v", won, errs)
+			}
+		})
+	}
+}
+
+func TestLostReplyIsAskedForAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		lost := 0
+		w.onJoin = func(*node, []byte, []byte) bool { lost++; return lost == 1 }
+		text := a.mustToken("b")
+		if err := b.redeem(text); err != nil {
+			t.Fatalf("after one lost reply: %v", err)
+		}
+		if lost != 2 {
+			t.Errorf("asked %d times", lost)
+		}
+	})
+}
+
+func TestCrashOfTheDialerBeforeTheReply(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		w.onJoin = func(*node, []byte, []byte) bool { return true }
+		text := a.mustToken("b")
+		mustCode(t, b.redeem(text), federation.CodePeerUnreachable)
+		if got := a.tokenState(text); got != tokenConsumed {
+			t.Fatalf("the token is %s", got)
+		}
+		b.stop()
+		b.start()
+		w.onJoin = nil
+		if err := b.redeem(text); err != nil {
+			t.Errorf("the same redeemer is refused: %v", err)
+		}
+	})
+}
+
+// brokenTrust fails to take over bundles until it is repaired, like a gateway that dies right after the token was consumed.
+type brokenTrust struct {
+	Trust
+	broken *bool
+}
+
+func (b brokenTrust) SetPeer(ctx context.Context, r federation.Region, td spiffeid.TrustDomain, bundle []byte) error {
+	if *b.broken {
+		return errors.New("power failure")
+	}
+	return b.Trust.SetPeer(ctx, r, td, bundle)
+}
+
+func TestCrashOfTheAcceptorAfterConsuming(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		broken := true
+		a, b := w.add("a"), w.add("b")
+		a.stop()
+		a.trust = brokenTrust{a.authority, &broken}
+		a.start()
+		text := a.mustToken("b")
+		mustCode(t, b.redeem(text), federation.CodeJoinInternal)
+		a.stop()
+		broken = false
+		a.start()
+		synctest.Wait()
+		if _, ok := a.authority.PeerBundle("b"); !ok {
+			t.Error("the next start does not complete the join")
+		}
+		if err := b.redeem(text); err != nil {
+			t.Errorf("the same redeemer is refused: %v", err)
+		}
+	})
+}
+
+func TestStoreThatFails(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		text := a.mustToken("b")
+		a.memory.FailWith(errors.New("no space left on device"))
+		mustCode(t, b.redeem(text), federation.CodeJoinInternal)
+		_, _, err := a.m.GenerateToken(t.Context(), "c", 0)
+		mustCode(t, err, federation.CodePeeringStore)
+		a.memory.FailWith(nil)
+		if _, ok := a.authority.PeerBundle("b"); ok {
+			t.Error("trust was given without a record")
+		}
+		b.memory.FailWith(errors.New("no space left on device"))
+		mustCode(t, b.redeem(text), federation.CodePeeringStore)
+		b.memory.FailWith(nil)
+		if err := b.redeem(text); err != nil {
+			t.Errorf("with space again: %v", err)
+		}
+	})
+}
+
+func TestOldTokensAreForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.add("a")
+		text := a.mustToken("b")
+		time.Sleep(DefaultTokenTTL + keepSpent + 2*housekeepEvery)
+		if _, err := loadToken(t.Context(), a.store, mustParse(t, text).id()); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("still there: %v", err)
+		}
+	})
+}
+
+func TestEveryRefusalHasItsOwnCodeAndHelp(t *testing.T) {
+	seen := map[federation.Code]refusal{}
+	for r := refusedMalformed; r <= refusedPin; r++ {
+		d := r.diagnostic("a", "because")
+		if other, twice := seen[d.Code]; twice {
+			t.Errorf("refusals %d and %d share %s", r, other, d.Code)
+		}
+		seen[d.Code] = r
+		if _, ok := federation.Help(d.Code); !ok || d.Fix == "" {
+			t.Errorf("refusal %d (%s) has no help or fix", r, d.Code)
+		}
+	}
+	if d := refusal(9999).diagnostic("a", "the moon"); d.Code != federation.CodeJoinMalformed || !strings.Contains(d.Error(), "the moon") {
+		t.Errorf("an unknown refusal: %v", d)
+	}
+}
