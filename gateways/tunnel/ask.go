@@ -1,0 +1,141 @@
+package tunnel
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/gateways/flow"
+)
+
+// Pong is the answer to a ping.
+type Pong struct {
+	RTT     time.Duration
+	Address string      // of the gateway that answered, as it was dialled or came from
+	Gateway spiffeid.ID // its identity
+}
+
+// Ping measures one round trip to the gateway that a flow to peer would go to. It ends with ctx, or fails with ErrNoPath.
+func (t *Transport) Ping(ctx context.Context, peer federation.Region) (Pong, error) {
+	p := t.peer(peer)
+	if p == nil {
+		return Pong{}, t.noPath(peer)
+	}
+	s := p.best(nil)
+	if s == nil {
+		return Pong{}, t.noPath(peer)
+	}
+	answered := make(chan struct{})
+	n := s.pings.Add(1)
+	s.waiters.Store(n, answered)
+	defer s.waiters.Delete(n)
+	start := time.Now()
+	s.sent[n%pingsInFlight].Store(int64(time.Since(s.epoch)))
+	if err := s.say(framePing, n); err != nil {
+		return Pong{}, fmt.Errorf("ping region %s: %w", peer, err)
+	}
+	select {
+	case <-answered:
+		return Pong{RTT: time.Since(start), Address: s.address, Gateway: s.live.id}, nil
+	case <-ctx.Done():
+		return Pong{}, fmt.Errorf("ping region %s at %s: %w", peer, s.address, context.Cause(ctx))
+	case <-s.conn.Context().Done():
+		return Pong{}, fmt.Errorf("ping region %s at %s: %s: %w", peer, s.address, endOf(context.Cause(s.conn.Context())), ErrNoPath)
+	}
+}
+
+// Ask sends a question of at most 64 KiB to a gateway of peer and returns its answer. It takes at most 5 s; at most 8
+// questions to a peer are under way, further ones wait.
+func (t *Transport) Ask(ctx context.Context, peer federation.Region, question []byte) ([]byte, error) {
+	if len(question) > maxQuestion {
+		return nil, fmt.Errorf("ask region %s: a question of %d octets is too long", peer, len(question))
+	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	p := t.peer(peer)
+	if p == nil {
+		return nil, t.noPath(peer)
+	}
+	select {
+	case p.asking <- struct{}{}:
+		defer func() { <-p.asking }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("ask region %s: %w", peer, context.Cause(ctx))
+	}
+	s := p.best(nil)
+	if s == nil {
+		return nil, t.noPath(peer)
+	}
+	answer, err := s.ask(ctx, question)
+	if err != nil {
+		return nil, fmt.Errorf("ask region %s at %s: %w", peer, s.address, err)
+	}
+	return answer, nil
+}
+
+func (s *session) ask(ctx context.Context, question []byte) ([]byte, error) {
+	stream, err := s.conn.OpenStream()
+	if err != nil {
+		return nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	_ = stream.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { _ = stream.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	defer stream.CancelRead(quic.StreamErrorCode(flow.ResetAborted))
+	if _, err := stream.Write(append(flow.Header{Type: frameAsk, Length: len(question)}.Append(nil), question...)); err != nil {
+		stream.CancelWrite(quic.StreamErrorCode(flow.ResetAborted))
+		return nil, err
+	}
+	_ = stream.Close()
+	h, err := readHeader(stream)
+	if err != nil {
+		return nil, err
+	}
+	if h.Type != frameAnswer || h.Length > maxQuestion {
+		return nil, fmt.Errorf("%w: %v of %d octets for an answer", flow.ErrViolation, h.Type, h.Length)
+	}
+	b := make([]byte, h.Length)
+	_, err = io.ReadFull(stream, b)
+	return b, err
+}
+
+// answer serves one question of the peer's.
+func (s *session) answer(ctx context.Context, stream *quic.Stream, h flow.Header) {
+	select {
+	case s.peer.asked <- struct{}{}:
+		defer func() { <-s.peer.asked }()
+	default:
+		abandon(stream, flow.ResetOverload)
+		return
+	}
+	if s.t.cfg.OnAsk == nil || h.Length > maxQuestion {
+		abandon(stream, flow.ResetProtocol)
+		return
+	}
+	_ = stream.SetDeadline(time.Now().Add(askLimit))
+	question := make([]byte, h.Length)
+	if _, err := io.ReadFull(stream, question); err != nil {
+		abandon(stream, flow.ResetProtocol)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	reply := s.t.cfg.OnAsk(ctx, s.live.region, question)
+	if len(reply) > maxQuestion {
+		s.t.log.Error("answer to a peer's question dropped: it is too long", "peer", s.live.region, "octets", len(reply))
+		abandon(stream, flow.ResetOverload)
+		return
+	}
+	if _, err := stream.Write(append(flow.Header{Type: frameAnswer, Length: len(reply)}.Append(nil), reply...)); err != nil {
+		abandon(stream, flow.ResetAborted)
+		return
+	}
+	_ = stream.Close()
+	stream.CancelRead(0)
+}

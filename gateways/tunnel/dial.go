@@ -1,0 +1,182 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+)
+
+// dialConn connects to the first of address's IP addresses that answers. limit bounds the attempt on each of them. The error
+// is a *federation.Diagnostic that names the address and says in words what happened.
+func (t *Transport) dialConn(ctx context.Context, c class, address string, conf *tls.Config, limit time.Duration) (*quic.Conn, error) {
+	targets, err := t.resolve(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case t.dials <- struct{}{}:
+		// A handshake is work in its first moments; one that is only waiting must not keep others from starting.
+		busy := time.AfterFunc(busyDial, func() { <-t.dials })
+		defer func() {
+			if busy.Stop() {
+				<-t.dials
+			}
+		}()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("dial gateway %s: %w", address, context.Cause(ctx))
+	}
+	var last error
+	for _, target := range targets {
+		start := time.Now()
+		conn, err := t.dialOne(ctx, c, target, sealed(conf, c.String()), limit)
+		if err == nil {
+			return conn, nil
+		}
+		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, fmt.Errorf("dial gateway %s: %w", address, context.Cause(ctx))
+		}
+		last = dialDiagnostic(address, target, time.Since(start), err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, last
+}
+
+func (t *Transport) dialOne(ctx context.Context, c class, target *net.UDPAddr, conf *tls.Config, limit time.Duration) (*quic.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for _, s := range t.sockets {
+		if s.reaches(target.IP.To4() != nil) {
+			return s.transports[c].Dial(ctx, target, conf, quicConfig(c, true))
+		}
+	}
+	return nil, errNoFamily
+}
+
+var errNoFamily = errors.New("no socket of this gateway can reach that kind of address")
+
+// maxTargets is how many addresses of one name are tried.
+const maxTargets = 8
+
+// resolve returns the UDP addresses that address stands for.
+func (t *Transport) resolve(ctx context.Context, address string) ([]*net.UDPAddr, error) {
+	bad := func(why string, err error) error {
+		return &federation.Diagnostic{Code: federation.CodeGatewayName, What: fmt.Sprintf("gateway address %s leads nowhere", address), Why: why,
+			Fix: "correct the address, or the DNS record it names", Err: err}
+	}
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, bad("it is not \"host:port\"", err)
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil || port == 0 {
+		return nil, bad(fmt.Sprintf("%q is not a port", service), err)
+	}
+	ips := make([]netip.Addr, 1)
+	if ips[0], err = netip.ParseAddr(host); err != nil {
+		ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
+		defer cancel()
+		if ips, err = t.cfg.Resolve(ctx, host); err != nil {
+			return nil, bad(fmt.Sprintf("the name %s does not resolve: %v", host, err), err)
+		}
+	}
+	var targets []*net.UDPAddr
+	for _, ip := range ips[:min(len(ips), maxTargets)] {
+		targets = append(targets, net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip.Unmap(), uint16(port))))
+	}
+	if len(targets) == 0 {
+		return nil, bad(fmt.Sprintf("the name %s has no address", host), nil)
+	}
+	return targets, nil
+}
+
+// dialDiagnostic says why gateway address, tried at target, was not reached.
+func dialDiagnostic(address string, target net.Addr, took time.Duration, err error) error {
+	at := address
+	if target != nil && target.String() != address {
+		at = fmt.Sprintf("%s (%v)", address, target)
+	}
+	d := &federation.Diagnostic{Code: federation.CodeGatewaySilent, What: "gateway " + at + " is not reached", Err: err}
+	took = took.Round(100 * time.Millisecond)
+	var (
+		transport *quic.TransportError
+		app       *quic.ApplicationError
+		timeout   net.Error
+		network   *net.OpError
+	)
+	switch {
+	case errors.Is(err, errNoFamily):
+		d.Why, d.Fix = err.Error(), "listen on an address of the same family, or give the gateway an address of this one"
+	case errors.As(err, &transport):
+		describeTransport(d, transport)
+	case errors.As(err, &app):
+		d.Code, d.Why = federation.CodeGatewayRefused, fmt.Sprintf("it closed the connection: %s", reasonOf(app))
+		d.Fix = "look at the log of that gateway"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		d.Why = fmt.Sprintf("no answer in %v: is UDP blocked on the way, or the gateway down?", took)
+		d.Fix = "open the mesh port for UDP in every firewall and security group between the two gateways, in both directions"
+	case errors.As(err, &network):
+		d.Why, d.Fix = network.Err.Error(), "check the routes of this host"
+	default:
+		d.Why = err.Error()
+	}
+	return d
+}
+
+// The TLS alerts that a peer sends about a certificate (RFC 8446, section 6.2).
+const (
+	cryptoError       = 0x100 // RFC 9001, section 4.8: the alert is added to it
+	alertNoProtocol   = 120
+	alertCertRequired = 116
+)
+
+func describeTransport(d *federation.Diagnostic, e *quic.TransportError) {
+	switch code := e.ErrorCode; {
+	case code == quic.ConnectionRefused:
+		d.Code, d.Why = federation.CodeGatewayRefused, "it refuses connections: too many at once, or it is stopping"
+		d.Fix = "try again; if it stays so, look at the log of that gateway"
+	case code == cryptoError+alertNoProtocol:
+		d.Code, d.Why = federation.CodeGatewayTLS, "what answers there does not speak this protocol"
+		d.Fix = "check that the address is the mesh listener of a gateway, and that both run compatible versions"
+	case code >= cryptoError && code < cryptoError+256 && e.Remote:
+		d.Code, d.Why = federation.CodeGatewayTLS, fmt.Sprintf("it refused this gateway's certificate (TLS alert %d: %s)",
+			code-cryptoError, tls.AlertError(code-cryptoError).Error())
+		d.Fix = "check that the peering exists on both sides; if one side has a new root, peer again"
+	case code >= cryptoError && code < cryptoError+256:
+		d.Code, d.Why = federation.CodeGatewayTLS, "its certificate is not accepted: "+e.Error()
+		if cause := tlsCause(e); cause != nil {
+			d.Why = "its certificate is not accepted: " + cause.Error()
+		}
+		d.Fix = "check that the address belongs to that region, and that the token or the peering is not from another one"
+	default:
+		d.Why = e.Error()
+	}
+}
+
+// tlsCause returns what the handshake failed on at this end.
+func tlsCause(e *quic.TransportError) error {
+	for _, cause := range e.Unwrap() {
+		if cause != nil && !errors.Is(cause, net.ErrClosed) {
+			return cause
+		}
+	}
+	return nil
+}
+
+// reasonOf returns what the peer said when it closed; the text is the peer's, so it is quoted.
+func reasonOf(e *quic.ApplicationError) string {
+	if e.ErrorMessage == "" {
+		return fmt.Sprintf("code %d", uint64(e.ErrorCode))
+	}
+	return fmt.Sprintf("code %d, %.200q", uint64(e.ErrorCode), e.ErrorMessage)
+}

@@ -1,0 +1,13 @@
+// Package tunnel keeps the sessions between this gateway and the gateways of its peers, and carries flows, the catalog exchange
+// and the redemption of peering tokens over them. It is the only package that imports the QUIC transport.
+//
+// One UDP socket serves three protocols, each a QUIC transport of its own with its own limits: "tw-flow/1" (flows), "cx/1"
+// (catalog exchange) and "tw-join/1" (token redemption, where the client has no certificate yet). The first octet of every
+// connection ID says which one a packet is for. It has to be visible before the TLS handshake, because the limits that QUIC
+// announces are fixed by then: whoever joins without a certificate must not be given the stream limits of a flow session. A
+// client that lies about it meets a listener that speaks only that one protocol.
+//
+// Flow sessions are kept warm: one to each gateway address of each peer, and every session that a peer has dialled serves both
+// ways, so that reachability in one direction is enough. Both ends ping every 200 ms. A session that has been silent for
+// 400 ms or four round trips is avoided, one that has been silent a quarter longer is closed, and its flows end as resets.
+package tunnel

@@ -1,0 +1,69 @@
+package tunnel
+
+import (
+	"math"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// counts are what the whole transport counts.
+type counts struct {
+	revoked atomic.Uint64 // connections closed because their chain was no longer good
+	foreign atomic.Uint64 // flows refused because of a source outside of the peer's trust domain
+}
+
+var (
+	descUp       = describe("up", "Whether a flow to the peer would be sent at once (1) or there is no live session (0).", "peer")
+	descRTT      = describe("rtt_seconds", "Smoothed round trip time to the gateway that a flow to the peer would go to.", "peer")
+	descLoss     = describe("loss_ratio", "Smoothed share of packets to the same gateway that were lost.", "peer")
+	descSessions = describe("sessions", "Flow sessions with gateways of the peer, in either direction.", "peer")
+	descFlows    = describe("flows", "Flows with the peer that are open, in either direction.", "peer")
+	descBytes    = describe("bytes_total", "Bytes of flows with the peer, headers not counted.", "peer", "direction")
+	descFailures = describe("dial_failures_total", "Attempts to reach a gateway of the peer that failed.", "peer")
+	descRevoked  = describe("revoked_sessions_total", "Connections closed because the certificate they were made with was no longer good.")
+	descForeign  = describe("foreign_source_total", "Flows refused because a peer named a source outside of its own trust domain.")
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("tradewind_tunnel_"+name, help, labels, nil)
+}
+
+// collector reads the figures where they are kept, when they are asked for: nothing is looked up on the way of the bytes.
+type collector struct{ t *Transport }
+
+func (c collector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descUp, descRTT, descLoss, descSessions, descFlows, descBytes, descFailures, descRevoked, descForeign} {
+		out <- d
+	}
+}
+
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	for region, p := range *c.t.peers.Load() {
+		name, path := string(region), p.path()
+		up := 0.0
+		if path.Up {
+			up = 1
+		}
+		gauge(descUp, up, name)
+		rtt := math.NaN() // no session: no distance
+		if path.RTT > 0 {
+			rtt = path.RTT.Seconds()
+		}
+		gauge(descRTT, rtt, name)
+		gauge(descLoss, path.Loss, name)
+		gauge(descSessions, float64(path.Sessions), name)
+		gauge(descFlows, float64(path.Flows), name)
+		counter(descBytes, p.in.Load(), name, "in")
+		counter(descBytes, p.out.Load(), name, "out")
+		counter(descFailures, p.failures.Load(), name)
+	}
+	counter(descRevoked, c.t.counts.revoked.Load())
+	counter(descForeign, c.t.counts.foreign.Load())
+}
