@@ -1,0 +1,228 @@
+package balance
+
+import (
+	"math/bits"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+)
+
+// Mode says how much is overlooked when choosing. Callers begin with Usable and go on only when nothing else remains.
+type Mode uint8
+
+const (
+	Usable  Mode = iota // healthy, and not ejected
+	Suspect             // healthy; ejections are overlooked
+	Any                 // health and ejections are overlooked: better a chance than none
+)
+
+// Pool chooses among the members of one service in one snapshot. It is immutable but for the memory behind it, and safe
+// for concurrent use.
+type Pool struct {
+	balancer *Balancer
+	group    *group
+	target   Target
+	members  []member
+	sums     []uint64 // sums[i] is the weight of members 0 to i, for drawing by weight
+	mean     float64  // mean weight
+}
+
+type member struct {
+	Member
+	state *state
+}
+
+func newPool(b *Balancer, g *group, t Target) *Pool {
+	p := &Pool{balancer: b, group: g, target: t, members: make([]member, len(t.Members)), sums: make([]uint64, len(t.Members))}
+	var sum uint64
+	for i, m := range t.Members {
+		if m.Weight == 0 {
+			m.Weight = federation.DefaultWeight
+		}
+		sum += uint64(m.Weight)
+		p.members[i].Member, p.sums[i] = m, sum
+	}
+	if len(p.members) > 0 {
+		p.mean = float64(sum) / float64(len(p.members))
+	}
+	return p
+}
+
+// Lease is one choice. Exactly one call of Done ends it.
+type Lease struct {
+	pool  *Pool
+	index int
+}
+
+// Pick chooses a member that mode admits and that is not in tried (indexes of earlier leases), and counts the connection
+// against it until the lease's Done. It returns false when there is none.
+func (p *Pool) Pick(tried []int, mode Mode) (Lease, bool) {
+	now := p.balancer.clock.ns()
+	a := p.draw(now, -1, tried, mode)
+	if a < 0 {
+		return Lease{}, false
+	}
+	if b := p.draw(now, a, tried, mode); b >= 0 && p.cheaper(now, b, a) {
+		a = b
+	}
+	p.members[a].state.inflight.Add(1)
+	return Lease{pool: p, index: a}, true
+}
+
+// draws is how often a draw may hit a member that is not admitted before all are looked at: with three of four members
+// admitted, 1 of 65,536 draws needs the scan.
+const draws = 8
+
+// draw returns a random admitted member other than not and tried, by weight, or -1.
+func (p *Pool) draw(now int64, not int, tried []int, mode Mode) int {
+	n := len(p.members)
+	if n == 0 {
+		return -1
+	}
+	admitted := func(i int) bool { return i != not && !slices.Contains(tried, i) && p.admits(now, i, mode) }
+	if n > draws { // in a small service the scan costs no more than the luck
+		for range draws {
+			x := p.below(p.sums[n-1])
+			if i := sort.Search(n, func(i int) bool { return p.sums[i] > x }); admitted(i) {
+				return i
+			}
+		}
+	}
+	// Each admitted member replaces the one held with the probability of its weight in the sum so far: one pass, no memory.
+	held, sum := -1, uint64(0)
+	for i := range p.members {
+		if !admitted(i) {
+			continue
+		}
+		w := uint64(p.members[i].Weight)
+		sum += w
+		if held < 0 || p.below(sum) < w {
+			held = i
+		}
+	}
+	return held
+}
+
+// below returns a uniform number in [0, n); the bias of 2^-40 for sums below 2^24 does not matter here.
+func (p *Pool) below(n uint64) uint64 {
+	hi, _ := bits.Mul64(p.balancer.rand(), n)
+	return hi
+}
+
+func (p *Pool) admits(now int64, i int, mode Mode) bool {
+	return mode == Any || p.healthy(i) && (mode == Suspect || !p.members[i].state.ejected(now))
+}
+
+func (p *Pool) healthy(i int) bool { return p.target.Lane != nil && p.target.Lane.Load(i).Healthy > 0 }
+
+// cheaper reports whether member b costs less than member a, which was drawn first and wins a tie: ties fall by weight.
+// The cost is latency times one more than the open connections, these in proportion to weight.
+func (p *Pool) cheaper(now int64, b, a int) bool {
+	ma, mb := &p.members[a], &p.members[b]
+	la, lb := ma.state.latency(now), mb.state.latency(now)
+	if la <= lb*latencyTolerance && lb <= la*latencyTolerance {
+		la, lb = 1, 1
+	}
+	return lb*p.load(mb) < la*p.load(ma)
+}
+
+func (p *Pool) load(m *member) float64 {
+	return float64(max(0, m.state.inflight.Load()))*p.mean/float64(m.Weight) + 1
+}
+
+// Index identifies the member within its pool, for Pick's tried.
+func (l Lease) Index() int { return l.index }
+
+// Endpoint is what was chosen.
+func (l Lease) Endpoint() Endpoint { return l.pool.members[l.index].Endpoint }
+
+// Connected records that the endpoint accepted a connection, took after it was asked.
+func (l Lease) Connected(took time.Duration) {
+	s := l.pool.members[l.index].state
+	s.connects.Store(0)
+	s.observe(l.pool.balancer.clock.ns(), took)
+}
+
+// Result is how a connection to an endpoint ended.
+type Result uint8
+
+const (
+	Abandoned  Result = iota // ended for reasons that say nothing about the endpoint
+	Answered                 // the endpoint sent at least one byte, or closed in an orderly way
+	Unreached                // no connection came about: refused, unreachable, timed out
+	Unanswered               // connected, then reset by the endpoint before it sent a byte
+)
+
+// Done ends the lease. Failures in a row eject the endpoint, as the service's Outlier settings say.
+func (l Lease) Done(r Result) {
+	s := l.pool.members[l.index].state
+	s.inflight.Add(-1)
+	var failures int32
+	switch r {
+	case Answered:
+		s.connects.Store(0)
+		s.resets.Store(0)
+	case Unreached:
+		failures = s.connects.Add(1)
+	case Unanswered:
+		failures = s.resets.Add(1)
+	case Abandoned:
+	}
+	if limit := l.pool.target.Outlier.ConsecutiveFailures; limit > 0 && failures >= int32(limit) {
+		l.pool.eject(l.index)
+	}
+}
+
+// eject leaves member i out for a while, unless it already is (its checks may have done so), or too many of the healthy
+// members would be.
+func (p *Pool) eject(i int) {
+	p.group.ejecting.Lock()
+	defer p.group.ejecting.Unlock()
+	now := p.balancer.clock.ns()
+	s := p.members[i].state
+	if s.ejected(now) || !p.healthy(i) {
+		return
+	}
+	healthy, out := 0, 0
+	for j := range p.members {
+		if !p.healthy(j) {
+			continue
+		}
+		healthy++
+		if j != i && p.members[j].state.ejected(now) {
+			out++
+		}
+	}
+	if (out+1)*100 > healthy*p.target.Outlier.MaxEjectedPercent {
+		return
+	}
+	s.eject(now, p.target.Outlier.EjectFor.D())
+}
+
+// Status is the memory of one member, for people.
+type Status struct {
+	Endpoint Endpoint
+	Weight   uint16
+	Healthy  bool
+	Ejected  time.Duration // how much longer it is left out; 0: it is not
+	InFlight int64         // connections open now
+	Latency  time.Duration // moving average of connect times; 0: none yet
+}
+
+// Status returns the state of every member, in the order of the target.
+func (p *Pool) Status() []Status {
+	now := p.balancer.clock.ns()
+	all := make([]Status, len(p.members))
+	for i := range p.members {
+		m := &p.members[i]
+		all[i] = Status{Endpoint: m.Endpoint, Weight: m.Weight, Healthy: p.healthy(i), InFlight: m.state.inflight.Load()}
+		all[i].Ejected = time.Duration(max(0, m.state.until.Load()-now))
+		if w := m.state.average.Load(); w != 0 {
+			value, _ := unpack(w)
+			all[i].Latency = time.Duration(value)
+		}
+	}
+	return all
+}

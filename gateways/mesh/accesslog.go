@@ -1,0 +1,240 @@
+package mesh
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+)
+
+// flags say in Envoy's two to four letters how a connection ended; none is the good end.
+type flags uint16
+
+const (
+	flagNoHealthy     flags = 1 << iota // UH: no healthy instance anywhere
+	flagConnectFailed                   // UF: no instance could be reached
+	flagOverflow                        // UO: a limit was reached
+	flagNoRoute                         // NR: no such service, or not exported
+	flagDownstream                      // DC: the caller broke the connection
+	flagUpstream                        // UC: the called side broke the connection
+	flagDenied                          // UAEX: an intention, or the lack of one, forbids it
+	flagRetries                         // URX: gave up after several attempts
+	flagIdle                            // SI: nothing was sent for the idle timeout
+	flagLocal                           // LR: reset here: no longer allowed, or shutting down
+	flagProtocol                        // DPE: the caller did not speak as it must (TLS, server name)
+)
+
+var flagNames = [...]string{"UH", "UF", "UO", "NR", "DC", "UC", "UAEX", "URX", "SI", "LR", "DPE"}
+
+// direction is which half of the data path a connection took here.
+type direction string
+
+const (
+	outbound direction = "outbound" // from a local caller
+	inbound  direction = "inbound"  // from a peer's gateway
+)
+
+// record is what the access log says about one connection.
+type record struct {
+	start        time.Time
+	took         time.Duration
+	direction    direction
+	source       spiffeid.ID
+	assurance    federation.Assurance
+	destination  federation.ServiceName
+	srcRegion    federation.Region
+	dstRegion    federation.Region // where it went; before that, where it was meant to go
+	peer         federation.Region // the region at the other end of the tunnel; empty for a local connection
+	endpoint     string            // the instance, as far as this gateway knows it
+	upstream     string            // the listener it came in by
+	decision     string            // "allow", "deny"; empty when nothing was decided
+	intention    string            // the rule that decided; "default" when none matched
+	flags        flags
+	failoverFrom federation.Region // the region that should have served it
+	retries      int
+	sent         int64  // octets to the caller
+	received     int64  // octets from the caller
+	reason       string // why it ended as it did; empty for the good end
+}
+
+// append writes r as one line of JSON. The order of the fields is fixed and every field is always there, so that a line
+// can be cut by position and a column never vanishes.
+func (r *record) append(b []byte) []byte {
+	b = append(b, `{"start_time":"`...)
+	b = r.start.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
+	b = append(b, `","duration_ms":`...)
+	b = strconv.AppendFloat(b, float64(r.took.Microseconds())/1000, 'f', -1, 64)
+	b = appendField(b, "direction", string(r.direction))
+	b = appendField(b, "source", r.sourceText())
+	b = appendField(b, "assurance", r.assurance.String())
+	b = appendService(b, "destination", r.destination)
+	b = appendField(b, "src_region", string(r.srcRegion))
+	b = appendField(b, "dst_region", string(r.dstRegion))
+	b = appendField(b, "peer", string(r.peer))
+	b = appendField(b, "endpoint", r.endpoint)
+	b = appendField(b, "upstream", r.upstream)
+	b = appendField(b, "decision", r.decision)
+	b = appendField(b, "intention", r.intention)
+	b = append(b, `,"response_flags":"`...)
+	b = r.flags.append(b)
+	b = append(b, '"')
+	b = appendField(b, "failover_from", string(r.failoverFrom))
+	b = append(b, `,"retries":`...)
+	b = strconv.AppendInt(b, int64(r.retries), 10)
+	b = append(b, `,"bytes_sent":`...)
+	b = strconv.AppendInt(b, r.sent, 10)
+	b = append(b, `,"bytes_received":`...)
+	b = strconv.AppendInt(b, r.received, 10)
+	b = appendField(b, "reason", r.reason)
+	return append(b, '}', '\n')
+}
+
+func (r *record) sourceText() string {
+	if r.source.IsZero() {
+		return ""
+	}
+	return r.source.String()
+}
+
+func (f flags) append(b []byte) []byte {
+	first := true
+	for i, name := range flagNames {
+		if f&(1<<i) == 0 {
+			continue
+		}
+		if !first {
+			b = append(b, ',')
+		}
+		b, first = append(b, name...), false
+	}
+	return b
+}
+
+func appendField(b []byte, name, value string) []byte {
+	b = append(b, ',', '"')
+	b = append(b, name...)
+	b = append(b, '"', ':')
+	return appendString(b, value)
+}
+
+// appendService writes a service as its String does, without building it.
+func appendService(b []byte, name string, s federation.ServiceName) []byte {
+	b = append(b, ',', '"')
+	b = append(b, name...)
+	b = append(b, '"', ':', '"')
+	if s.Namespace != federation.DefaultNamespace && s.Namespace != "" {
+		b = append(append(b, s.Namespace...), '/')
+	}
+	return append(append(b, s.Name...), '"') // a service name holds nothing that JSON escapes
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendString writes s as a JSON string (RFC 8259 section 7). Text from a peer or an operating system may hold anything,
+// and a line break in a log line would forge one.
+func appendString(b []byte, s string) []byte {
+	b = append(b, '"')
+	for i := 0; i < len(s); {
+		c := s[i]
+		switch {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < 0x20 || c == 0x7f:
+			b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+		case c < utf8.RuneSelf:
+			b = append(b, c)
+		default:
+			r, size := utf8.DecodeRuneInString(s[i:])
+			if r == utf8.RuneError && size == 1 {
+				b = append(b, "\ufffd"...)
+			} else {
+				b = append(b, s[i:i+size]...)
+			}
+			i += size
+			continue
+		}
+		i++
+	}
+	return append(b, '"')
+}
+
+// maxPending is how much of the log may wait for a slow writer: some 2,000 lines. Beyond it lines are dropped and counted,
+// because no connection may ever wait for a disk.
+const maxPending = 1 << 20
+
+// accessLog carries lines to a writer from one goroutine. Lines gather while a write is under way, so under load one write
+// takes many of them, and without load a line is out at once.
+type accessLog struct {
+	w       io.Writer
+	log     *slog.Logger
+	dropped prometheus.Counter
+	lines   sync.Pool // of *[]byte
+
+	mu      sync.Mutex
+	pending []byte
+	wake    chan struct{} // capacity 1
+}
+
+func newAccessLog(w io.Writer, log *slog.Logger, dropped prometheus.Counter) *accessLog {
+	return &accessLog{
+		w: w, log: log, dropped: dropped, wake: make(chan struct{}, 1),
+		lines: sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }},
+	}
+}
+
+// write queues r. It never blocks for the writer.
+func (l *accessLog) write(r *record) {
+	if l.w == nil {
+		return
+	}
+	line := l.lines.Get().(*[]byte)
+	*line = r.append((*line)[:0])
+	l.mu.Lock()
+	full := len(l.pending)+len(*line) > maxPending
+	if !full {
+		l.pending = append(l.pending, *line...)
+	}
+	l.mu.Unlock()
+	l.lines.Put(line)
+	if full {
+		l.dropped.Inc()
+		return
+	}
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run writes until ctx ends, then once more what is left.
+func (l *accessLog) run(ctx context.Context) {
+	var spare []byte
+	failing := false
+	for done := false; !done; {
+		select {
+		case <-l.wake:
+		case <-ctx.Done():
+			done = true
+		}
+		l.mu.Lock()
+		batch := l.pending
+		l.pending = spare[:0]
+		l.mu.Unlock()
+		if len(batch) > 0 {
+			_, err := l.w.Write(batch)
+			if err != nil && !failing { // once, not once a line
+				l.log.Error("access log cannot be written", "error", err)
+			}
+			failing = err != nil
+		}
+		spare = batch
+	}
+}

@@ -1,0 +1,144 @@
+package mesh
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+)
+
+// askTimeout is what a peer gets to answer: explain answers within two seconds, a dead peer included.
+const askTimeout = 1500 * time.Millisecond
+
+// question is what a gateway asks a peer: would you take this call? Unknown fields are skipped, so that later versions can ask
+// for more.
+type question struct {
+	Source    string                 `json:"source"`
+	Assurance federation.Assurance   `json:"assurance"`
+	Service   federation.ServiceName `json:"service"`
+}
+
+// Answer is what a peer says about a call to it. Refused comes without a reason: to a peer, a service that does not exist,
+// one that is not exported and one it may not call look the same.
+type Answer struct {
+	Verdict string `json:"verdict"`           // "allowed", "refused"
+	Rule    string `json:"rule,omitempty"`    // the intention that allows it
+	Healthy int    `json:"healthy,omitempty"` // of an allowed service, its instances that may be given traffic
+}
+
+// The verdicts of an Answer.
+const (
+	answerAllowed = "allowed"
+	answerRefused = "refused"
+)
+
+// maxAnswer bounds what is read of a peer's answer: a verdict and a name.
+const maxAnswer = 4 << 10
+
+// askPeer asks the peer of c whether it would take the call. A peer that gives no answer is taken to: its path is up, and
+// nothing is known against it. The first peer that would not take it is noted as the verdict, in case no other does.
+func (m *Mesh) askPeer(ctx context.Context, e *Explanation, c *Candidate, id spiffeid.ID, r ExplainRequest) (takes bool) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	answer, err := m.ask(ctx, c.Region, question{Source: id.String(), Assurance: r.Assurance, Service: r.Destination.Service})
+	if err != nil {
+		e.Remote, e.RemoteError = nil, fmt.Sprintf("region %s gave no answer: %v", c.Region, err)
+		return true
+	}
+	e.Remote = &answer
+	verdict, reason := VerdictDenied, fmt.Sprintf(
+		"allowed here, but region %s refuses: unknown there, not exported, or not allowed by its intentions", c.Region)
+	switch {
+	case answer.Verdict == answerRefused:
+		c.Kept, c.Reason = false, "it refuses"
+	case answer.Healthy == 0:
+		c.Kept, c.Reason = false, "it has no healthy instance at this moment"
+		verdict = VerdictUnreachable
+		reason = fmt.Sprintf("allowed here and in region %s, which has no healthy instance at this moment", c.Region)
+	default:
+		return true
+	}
+	if e.Verdict == "" {
+		e.Verdict, e.Reason, e.At, e.Decision = verdict, reason, c.Region, *c.Decision
+	}
+	return false
+}
+
+func (m *Mesh) ask(ctx context.Context, peer federation.Region, q question) (Answer, error) {
+	b, err := json.Marshal(q)
+	if err != nil {
+		return Answer{}, fmt.Errorf("encode the question: %w", err)
+	}
+	reply, err := m.cfg.Tunnel.Ask(ctx, peer, b)
+	if err != nil {
+		return Answer{}, err
+	}
+	return parseAnswer(reply)
+}
+
+// parseAnswer reads what a peer answered.
+func parseAnswer(b []byte) (Answer, error) {
+	var a Answer
+	if len(b) > maxAnswer {
+		return a, fmt.Errorf("its answer has %d octets: at most %d are read", len(b), maxAnswer)
+	}
+	if err := json.Unmarshal(b, &a); err != nil {
+		return a, fmt.Errorf("decode its answer: %w", err)
+	}
+	if a.Verdict != answerAllowed && a.Verdict != answerRefused || a.Healthy < 0 {
+		return Answer{}, errors.New("its answer is none that this version knows")
+	}
+	a.Rule = printable(a.Rule)
+	return a, nil
+}
+
+// Answer replies to a peer's question with this region's decision, and to one that cannot be read as to one that is refused.
+func (m *Mesh) Answer(_ context.Context, peer federation.Region, ask []byte) []byte {
+	reply, err := json.Marshal(m.answer(peer, ask))
+	if err != nil {
+		return nil // an Answer has nothing that cannot be encoded
+	}
+	return reply
+}
+
+func (m *Mesh) answer(peer federation.Region, ask []byte) Answer {
+	snap, refused := m.cfg.Table.Load(), Answer{Verdict: answerRefused}
+	var q question
+	if len(ask) > maxAnswer || json.Unmarshal(ask, &q) != nil {
+		return refused
+	}
+	id, err := spiffeid.FromString(q.Source)
+	known, found := snap.Peer(peer)
+	if err != nil || !found || !id.MemberOf(known.TrustDomain) {
+		return refused // a peer asks for its own callers only
+	}
+	decision := snap.Authorize(id, q.Assurance, federation.Local, q.Service)
+	target, found := snap.Inbound(q.Service, peer)
+	if !decision.Allowed || !found {
+		return refused
+	}
+	a := Answer{Verdict: answerAllowed, Rule: decision.Rule}
+	for _, s := range m.pool(snap, target).Status() {
+		if s.Healthy {
+			a.Healthy++
+		}
+	}
+	return a
+}
+
+// printable returns s as text that is safe in a terminal: a peer's words must not steer it.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '.'
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,147 @@
+package mesh
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/policy"
+	"github.com/tradewind-mesh/tradewind/gateways/route"
+)
+
+// drop is why a candidate region is not tried now.
+type drop uint8
+
+// The reasons, the more hopeless the lower: what is passed over is tried again from the end.
+const (
+	dropNot       drop = iota
+	dropDenied         // an intention, or the lack of one, forbids it
+	dropNoPath         // no live session with its gateways
+	dropUnhealthy      // it has no healthy instance
+	dropAvoided        // it failed too often in a row
+	dropOld            // its catalog is too old to be preferred to anything
+)
+
+func (d drop) String() string {
+	return [...]string{
+		"", "not allowed", "no live path to its gateways", "no healthy instance", "failed too often in a row", "its catalog is OLD: last resort",
+	}[d]
+}
+
+// weigh says whether c, which is allowed, is worth trying now, and how far away it is. For a local candidate that is left to
+// the pool: only picking knows.
+func (m *Mesh) weigh(service federation.ServiceName, c *route.Candidate) (drop, time.Duration) {
+	if c.IsLocal() {
+		return dropNot, 0
+	}
+	path := m.cfg.Tunnel.Path(c.Region)
+	if !path.Up {
+		return dropNoPath, path.RTT
+	}
+	healthy, _ := c.Health()
+	switch {
+	case healthy == 0:
+		return dropUnhealthy, path.RTT
+	case m.cfg.Balance.Region(service, c.Region).Avoid():
+		return dropAvoided, path.RTT
+	case c.Freshness >= federation.FreshnessOld:
+		return dropOld, path.RTT
+	}
+	return dropNot, path.RTT
+}
+
+// step is one candidate to try.
+type step struct {
+	*route.Candidate
+	decision policy.Decision
+	rtt      time.Duration
+	why      drop // why it was passed over at first; dropNot: it was not
+}
+
+// plan hands out the candidates of one connection in the order they are to be tried: rank by rank, the nearest of a rank
+// first; then once more those that were passed over but can be reached, because a chance is better than none. A rank is
+// looked at only when the ones before it are used up, so a call that is served locally never asks for paths.
+type plan struct {
+	mesh     *Mesh
+	snap     *route.Snapshot
+	upstream *route.Upstream
+	who      *caller
+
+	at        int     // first candidate of the next rank
+	ready     []step  // of the rank at hand, nearest first
+	room      [2]step // what ready starts with, so that a short plan needs no memory of its own
+	last      []step  // what was passed over
+	panicking bool    // last has become ready
+
+	preferred federation.Region // the region that should serve: the first that is allowed, whatever its state
+	passed    bool              // the preferred region was passed over, not tried in vain
+	blocked   drop              // why the first region that was passed over was
+	refusal   policy.Decision   // the first denial
+}
+
+// next returns the candidate to try next; false when there is none left.
+func (p *plan) next() (step, bool) {
+	for len(p.ready) == 0 && p.at < len(p.upstream.Candidates) {
+		p.gather()
+	}
+	if len(p.ready) == 0 && !p.panicking {
+		p.panicking, p.ready = true, p.last
+		slices.SortStableFunc(p.ready, func(a, b step) int { // an old catalog may still be right; a refusal hardly is wrong
+			return cmp.Or(cmp.Compare(b.why, a.why), cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.rtt, b.rtt))
+		})
+	}
+	if len(p.ready) == 0 {
+		return step{}, false
+	}
+	s := p.ready[0]
+	p.ready = p.ready[1:]
+	return s, true
+}
+
+// passOver notes that s cannot serve now, so that it is tried again when nothing else is left.
+func (p *plan) passOver(s step, why drop) {
+	if p.blocked == dropNot {
+		p.blocked = why
+	}
+	if p.preferred == s.Region {
+		p.passed = true
+	}
+	if why != dropNoPath && !p.panicking {
+		s.why = why
+		p.last = append(p.last, s)
+	}
+}
+
+// gather fills ready with what can be tried of the next rank.
+func (p *plan) gather() {
+	p.ready = p.room[:0]
+	candidates := p.upstream.Candidates
+	rank, settled := candidates[p.at].Rank, p.preferred != ""
+	for ; p.at < len(candidates) && candidates[p.at].Rank == rank; p.at++ {
+		c := &candidates[p.at]
+		decision := p.snap.Authorize(p.who.id, p.who.assurance, c.Region, p.upstream.Service)
+		if !decision.Allowed {
+			if p.refusal.Rule == "" {
+				p.refusal = decision
+			}
+			continue
+		}
+		if p.preferred == "" {
+			p.preferred = c.Region
+		}
+		why, rtt := p.mesh.weigh(p.upstream.Service, c)
+		if s := (step{Candidate: c, decision: decision, rtt: rtt}); why == dropNot {
+			p.ready = append(p.ready, s)
+		} else {
+			p.passOver(s, why)
+		}
+	}
+	if len(p.ready) == 0 {
+		return
+	}
+	slices.SortStableFunc(p.ready, func(a, b step) int { return cmp.Compare(a.rtt, b.rtt) })
+	if !settled { // of equals, the nearest that can serve is the one that should
+		p.preferred, p.passed = p.ready[0].Region, false
+	}
+}

@@ -1,0 +1,133 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/gateways/balance"
+	"github.com/tradewind-mesh/tradewind/gateways/route"
+	"github.com/tradewind-mesh/tradewind/gateways/splice"
+)
+
+// maxDials is how many instances of a service one connection tries in one region. Five that refuse in a row are an outage,
+// and then another region, or the caller's own retry, serves better.
+const maxDials = 5
+
+// errNoInstance says that a service has no instance that may be picked.
+var errNoInstance = errors.New("no healthy instance")
+
+// poolEntry is a pool with what it was made of.
+type poolEntry struct {
+	target  route.LocalTarget
+	outlier federation.Outlier
+	pool    *balance.Pool
+}
+
+// pool returns the pool of target. It is made anew when the membership or the settings have changed since the last call.
+func (m *Mesh) pool(snap *route.Snapshot, target route.LocalTarget) *balance.Pool {
+	outlier := m.resolver(snap, target.Name()).Outlier
+	if e, found := m.pools.Load(target.Name()); found {
+		if e := e.(*poolEntry); e.target == target && e.outlier == outlier {
+			return e.pool
+		}
+	}
+	members := make([]balance.Member, target.Len())
+	for i := range members {
+		instance := target.Instance(i)
+		members[i] = balance.Member{
+			Endpoint: balance.Endpoint{Instance: instance.ID, Address: instance.Address}, Weight: uint16(target.Weight(i)),
+		}
+	}
+	pool := m.cfg.Balance.Bind(balance.Target{
+		Snapshot: snap.Number(), Service: target.Name(), Members: members, Lane: target.Lane(), Outlier: outlier,
+	})
+	m.pools.Store(target.Name(), &poolEntry{target, outlier, pool})
+	return pool
+}
+
+// resolver returns the settings of service, defaults filled in.
+func (m *Mesh) resolver(snap *route.Snapshot, service federation.ServiceName) federation.Resolver {
+	if u, found := snap.Upstream(federation.ServiceRef{Service: service}); found {
+		return u.Resolver
+	}
+	return federation.Resolver{}.Defaulted()
+}
+
+// dialing is an attempt to connect one of a service's instances.
+type dialing struct {
+	service federation.ServiceName
+	pool    *balance.Pool
+	modes   []balance.Mode // in the order they are gone through
+	timeout time.Duration  // of each instance
+	failed  func(balance.Endpoint, error)
+}
+
+// The ways to pick: first only what is good, in need what is there.
+var (
+	onlyUsable = []balance.Mode{balance.Usable}
+	inPanic    = []balance.Mode{balance.Suspect, balance.Any}
+	whenAsked  = []balance.Mode{balance.Usable, balance.Suspect} // a peer has chosen this region: its health decides, suspicion does not
+)
+
+// dial connects one instance and returns it with the lease that counts the connection. It tries others while they refuse,
+// and returns errNoInstance when there was none to try, else the last refusal.
+func (m *Mesh) dial(ctx context.Context, d dialing) (callerConn, balance.Lease, error) {
+	var tried [maxDials]int
+	n, mode := 0, 0
+	err := errNoInstance
+	for n < maxDials && mode < len(d.modes) && ctx.Err() == nil {
+		lease, ok := d.pool.Pick(tried[:n], d.modes[mode])
+		if !ok {
+			mode++
+			continue
+		}
+		endpoint, start := lease.Endpoint(), time.Now()
+		c, failure := connect(ctx, endpoint, d.timeout)
+		if failure == nil {
+			lease.Connected(time.Since(start))
+			return c, lease, nil
+		}
+		if ctx.Err() != nil { // given up here, not by the instance
+			lease.Done(balance.Abandoned)
+			return nil, balance.Lease{}, ctx.Err()
+		}
+		lease.Done(balance.Unreached)
+		tried[n], err = lease.Index(), failure
+		n++
+		d.failed(endpoint, failure)
+		if m.cfg.ReportFailure != nil {
+			m.cfg.ReportFailure(d.service, endpoint.Instance)
+		}
+	}
+	return nil, balance.Lease{}, err
+}
+
+// connect opens a connection to e, whose address must be one that a catalog may name.
+func connect(ctx context.Context, e balance.Endpoint, timeout time.Duration) (callerConn, error) {
+	if err := federation.CheckAddress(e.Address.Addr()); err != nil {
+		return nil, fmt.Errorf("connect instance %q: %w", e.Instance, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	c, err := (&net.Dialer{}).DialTCP(ctx, "tcp", netip.AddrPort{}, e.Address)
+	if err != nil {
+		return nil, fmt.Errorf("connect instance %q: %w", e.Instance, err)
+	}
+	return c, nil
+}
+
+// fared says what a finished connection tells about the instance, which was side b of the splice.
+func fared(r splice.Result) balance.Result {
+	switch {
+	case r.BtoA > 0, r.Cause == splice.Closed:
+		return balance.Answered
+	case r.Side == splice.B && (r.Cause == splice.Reset || r.Cause == splice.Failed):
+		return balance.Unanswered
+	}
+	return balance.Abandoned
+}

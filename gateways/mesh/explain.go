@@ -1,0 +1,289 @@
+package mesh
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/policy"
+	"github.com/tradewind-mesh/tradewind/gateways/route"
+)
+
+// Verdict is the short answer of an explanation.
+type Verdict string
+
+// The verdicts.
+const (
+	VerdictAllowed     Verdict = "allowed"     // a connection would be made
+	VerdictDenied      Verdict = "denied"      // an intention, or the lack of one, forbids it, here or at the peer
+	VerdictUnreachable Verdict = "unreachable" // it is allowed, and nobody could serve it now
+)
+
+// ExplainRequest asks what would happen to a connection now.
+type ExplainRequest struct {
+	Source      federation.ServiceRef `json:"source"`      // without a region: of this one
+	Destination federation.ServiceRef `json:"destination"` // with a region: that one and no other
+	Assurance   federation.Assurance  `json:"assurance"`   // how well the caller's identity is proven; none: as by a binding
+}
+
+// Explanation says what would happen to a connection and why. It is made of the same parts that decide connections.
+type Explanation struct {
+	Verdict     Verdict               `json:"verdict"`
+	At          federation.Region     `json:"at"`     // whose decision or state the verdict rests on
+	Reason      string                `json:"reason"` // the verdict in one sentence
+	Region      federation.Region     `json:"region"` // who explains
+	Snapshot    uint64                `json:"snapshot"`
+	Caller      Caller                `json:"caller"`
+	Destination federation.ServiceRef `json:"destination"`
+	Exported    *bool                 `json:"exported,omitempty"` // to the caller's region, when that is a peer
+	Candidates  []Candidate           `json:"candidates"`         // in the order they are tried, then those that are not
+	Decision    policy.Decision       `json:"decision"`           // of this region, for the first candidate that decided the verdict
+	Remote      *Answer               `json:"remote,omitempty"`   // of the peer that would be tried first
+	RemoteError string                `json:"remote_error,omitempty"`
+}
+
+// Caller is whom a connection counts as.
+type Caller struct {
+	ID        string                `json:"id"`
+	Service   federation.ServiceRef `json:"service"`
+	Assurance federation.Assurance  `json:"assurance"`
+}
+
+// Candidate is a region that could serve the call, or one that could not.
+type Candidate struct {
+	Region    federation.Region    `json:"region"`
+	Local     bool                 `json:"local,omitempty"`
+	Kept      bool                 `json:"kept"`             // would be tried now
+	Chosen    bool                 `json:"chosen,omitempty"` // would be tried first
+	Rank      int                  `json:"rank"`
+	Reason    string               `json:"reason"`
+	Freshness federation.Freshness `json:"freshness"`
+	Healthy   uint32               `json:"healthy"`
+	Total     uint32               `json:"total"`
+	Path      *Path                `json:"path,omitempty"`      // to a peer
+	Endpoints []Endpoint           `json:"endpoints,omitempty"` // of this region
+	Decision  *policy.Decision     `json:"decision,omitempty"`  // of this region, on a call to that one
+}
+
+// Path is how a peer can be reached.
+type Path struct {
+	Up      bool                `json:"up"`
+	RTT     federation.Duration `json:"rtt"`
+	Loss    float64             `json:"loss"` // 0 to 1
+	Address string              `json:"address,omitempty"`
+	Lane    string              `json:"lane,omitempty"`
+	Error   string              `json:"error,omitempty"`
+}
+
+// Endpoint is one local instance as the balancer sees it.
+type Endpoint struct {
+	Instance federation.InstanceID `json:"instance"`
+	Address  string                `json:"address"`
+	Healthy  bool                  `json:"healthy"`
+	Ejected  federation.Duration   `json:"ejected,omitempty"` // how much longer it is left out after failing
+	InFlight int64                 `json:"in_flight"`
+	Latency  federation.Duration   `json:"latency,omitempty"` // of connecting, a moving average
+}
+
+// Explain says what would happen to a connection now, and why. A peer that would serve it is asked for its own decision.
+func (m *Mesh) Explain(ctx context.Context, r ExplainRequest) (Explanation, error) {
+	snap := m.cfg.Table.Load()
+	if r.Source.Service.IsZero() || r.Destination.Service.IsZero() {
+		return Explanation{}, errors.New("explain a call: it needs a source and a destination")
+	}
+	if r.Assurance == federation.AssuranceNone {
+		r.Assurance = federation.AssuranceBinding
+	}
+	if r.Source.Region == "" || r.Source.Region == federation.Local {
+		r.Source.Region = snap.Region()
+	}
+	e := Explanation{Region: m.cfg.Region, At: m.cfg.Region, Snapshot: snap.Number(), Destination: r.Destination, Candidates: []Candidate{}}
+	id, err := identityOf(snap, r.Source)
+	if err != nil {
+		return Explanation{}, fmt.Errorf("explain a call of %s: %w", r.Source, err)
+	}
+	e.Caller = Caller{ID: id.String(), Service: r.Source, Assurance: r.Assurance}
+	if r.Source.Region != snap.Region() {
+		m.explainInbound(&e, snap, id, r)
+		return e, nil
+	}
+	m.explainOutbound(ctx, &e, snap, id, r)
+	return e, nil
+}
+
+// identityOf is the identity of a service, here or of a peer.
+func identityOf(snap *route.Snapshot, ref federation.ServiceRef) (spiffeid.ID, error) {
+	if ref.Region == snap.Region() {
+		if id := snap.Identity(ref.Service); !id.IsZero() {
+			return id, nil
+		}
+		return spiffeid.ID{}, errors.New("no configuration has been published yet")
+	}
+	peer, found := snap.Peer(ref.Region)
+	if !found || peer.TrustDomain.IsZero() {
+		return spiffeid.ID{}, fmt.Errorf("region %q is neither this region nor a peer that has come", ref.Region)
+	}
+	return federation.WorkloadID(peer.TrustDomain, ref.Service)
+}
+
+// explainOutbound follows a call of a local caller.
+func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, snap *route.Snapshot, id spiffeid.ID, r ExplainRequest) {
+	upstream, _ := snap.Upstream(r.Destination)
+	for _, c := range snap.Consider(r.Destination) {
+		e.Candidates = append(e.Candidates, m.explainCandidate(snap, upstream, c, func(region federation.Region) policy.Decision {
+			return snap.ExplainAuthorize(id, r.Assurance, region, r.Destination.Service)
+		}))
+	}
+	slices.SortStableFunc(e.Candidates, func(a, b Candidate) int { // as a plan does: what is kept by rank and distance
+		switch {
+		case a.Kept && b.Kept:
+			return cmp.Or(cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.rtt(), b.rtt()))
+		case a.Kept:
+			return -1
+		case b.Kept:
+			return 1
+		}
+		return 0
+	})
+	for i := range e.Candidates {
+		c := &e.Candidates[i]
+		if !c.Kept {
+			continue
+		}
+		if c.Local || m.askPeer(ctx, e, c, id, r) {
+			c.Chosen = true
+			e.Decision, e.At = *c.Decision, e.Region
+			e.Verdict, e.Reason = VerdictAllowed, fmt.Sprintf("%s; region %s serves it", c.Decision.Reason, c.Region)
+			return
+		}
+	}
+	if e.Verdict == "" { // no peer was asked
+		m.explainNoCandidate(e, upstream)
+	}
+}
+
+// explainNoCandidate finds the reason that weighs most when no region would be tried.
+func (m *Mesh) explainNoCandidate(e *Explanation, upstream *route.Upstream) {
+	if upstream == nil || len(upstream.Candidates) == 0 {
+		e.Verdict, e.Reason = VerdictUnreachable, fmt.Sprintf("no region that may serve it has %s", e.Destination)
+		return
+	}
+	for _, c := range e.Candidates {
+		if c.Decision == nil {
+			continue
+		}
+		if c.Decision.Allowed { // one that is allowed and cannot serve outweighs one that is not allowed
+			e.Decision, e.At = *c.Decision, c.Region
+			e.Verdict, e.Reason = VerdictUnreachable, fmt.Sprintf("%s, but region %s cannot serve it: %s", c.Decision.Reason, c.Region, c.Reason)
+			return
+		}
+		if e.Verdict == "" {
+			e.Verdict, e.Reason, e.Decision = VerdictDenied, c.Decision.Reason, *c.Decision
+		}
+	}
+}
+
+// explainCandidate judges one region as a plan would.
+func (m *Mesh) explainCandidate(
+	snap *route.Snapshot, upstream *route.Upstream, considered route.Considered, decide func(federation.Region) policy.Decision,
+) Candidate {
+	c := Candidate{
+		Region: considered.Region, Local: considered.Local, Kept: considered.Kept, Rank: considered.Rank, Reason: considered.Reason,
+		Freshness: considered.Freshness, Healthy: considered.Healthy, Total: considered.Total,
+	}
+	if !c.Local {
+		p := m.cfg.Tunnel.Path(c.Region)
+		c.Path = &Path{Up: p.Up, RTT: federation.Duration(p.RTT), Loss: p.Loss, Address: p.Address, Lane: p.Lane, Error: p.LastError}
+	}
+	if !c.Kept {
+		return c
+	}
+	decision := decide(c.Region)
+	c.Decision = &decision
+	candidate := candidateOf(upstream, c.Region)
+	switch {
+	case !decision.Allowed:
+		c.Kept, c.Reason = false, decision.Reason
+	case c.Local:
+		c.Endpoints = m.endpoints(snap, candidate.Local)
+		if !slices.ContainsFunc(c.Endpoints, func(e Endpoint) bool { return e.Healthy && e.Ejected == 0 }) {
+			c.Kept, c.Reason = false, dropUnhealthy.String()
+		}
+	default:
+		if why, _ := m.weigh(upstream.Service, candidate); why != dropNot && why != dropOld {
+			c.Kept, c.Reason = false, why.String()
+		} else if why == dropOld {
+			c.Rank += len(upstream.Candidates) // behind all that are not old
+		}
+	}
+	return c
+}
+
+func candidateOf(u *route.Upstream, region federation.Region) *route.Candidate {
+	for i := range u.Candidates {
+		if u.Candidates[i].Region == region {
+			return &u.Candidates[i]
+		}
+	}
+	return nil
+}
+
+func (c Candidate) rtt() federation.Duration {
+	if c.Path == nil {
+		return 0
+	}
+	return c.Path.RTT
+}
+
+// endpoints returns the instances of target as the balancer sees them.
+func (m *Mesh) endpoints(snap *route.Snapshot, target route.LocalTarget) []Endpoint {
+	states := m.pool(snap, target).Status()
+	all := make([]Endpoint, len(states))
+	for i, s := range states {
+		all[i] = Endpoint{
+			Instance: s.Endpoint.Instance, Address: s.Endpoint.Address.String(), Healthy: s.Healthy, InFlight: s.InFlight,
+			Ejected: federation.Duration(s.Ejected), Latency: federation.Duration(s.Latency),
+		}
+	}
+	return all
+}
+
+// explainInbound follows a call that a peer's caller would make to a service of this region.
+func (m *Mesh) explainInbound(e *Explanation, snap *route.Snapshot, id spiffeid.ID, r ExplainRequest) {
+	if region := r.Destination.Region; region != "" && region != federation.Local && region != snap.Region() {
+		e.Verdict, e.Reason = VerdictDenied, fmt.Sprintf("a call of region %s to region %s does not pass through here", r.Source.Region, region)
+		return
+	}
+	exported := snap.ExportedTo(r.Destination.Service, r.Source.Region)
+	e.Exported = &exported
+	e.Decision = snap.ExplainAuthorize(id, r.Assurance, federation.Local, r.Destination.Service)
+	c := Candidate{Region: snap.Region(), Local: true, Reason: "no source of this region has seen it"}
+	target, found := snap.Local(r.Destination.Service)
+	if found {
+		c.Endpoints = m.endpoints(snap, target)
+		c.Total = uint32(len(c.Endpoints))
+		for _, endpoint := range c.Endpoints {
+			if endpoint.Healthy {
+				c.Healthy++
+			}
+		}
+		c.Kept, c.Reason = c.Healthy > 0, fmt.Sprintf("%d of %d healthy", c.Healthy, c.Total)
+		c.Chosen = c.Kept
+	}
+	e.Candidates = append(e.Candidates, c)
+	switch {
+	case !e.Decision.Allowed:
+		e.Verdict, e.Reason = VerdictDenied, e.Decision.Reason
+	case !exported:
+		e.Verdict, e.Reason = VerdictDenied, fmt.Sprintf("%s is not exported to region %s", r.Destination.Service, r.Source.Region)
+	case !c.Kept:
+		e.Verdict, e.Reason = VerdictUnreachable, fmt.Sprintf("%s, but it cannot be served: %s", e.Decision.Reason, c.Reason)
+	default:
+		e.Verdict, e.Reason = VerdictAllowed, e.Decision.Reason
+	}
+}

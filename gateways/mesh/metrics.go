@@ -1,0 +1,186 @@
+package mesh
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+)
+
+const (
+	// maxSeries bounds the label sets of the per-service metrics of one direction. What comes after shares one more set, all of
+	// whose labels read "overflow": a busy mesh has some hundred pairs of services, so this is reached only by mistake.
+	maxSeries = 10_000
+
+	// maxSeriesPeer bounds how much of that the services of one peer can take: the names of callers are the peer's to choose.
+	maxSeriesPeer = 1_000
+)
+
+const overflowLabel = "overflow"
+
+// connectBuckets are OTel's HTTP buckets with two finer ones before them (seconds).
+var connectBuckets = []float64{.001, .0025, .005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}
+
+// metrics are the counters of the data path. Connections hold resolved handles (*series); a label set is looked up once a
+// connection, by a comparable key and without a lock.
+type metrics struct {
+	opened, closed, bytes, refused *prometheus.CounterVec
+	connect                        *prometheus.HistogramVec
+	decisions                      *prometheus.CounterVec
+	failovers                      *prometheus.GaugeVec
+	accessDropped                  prometheus.Counter
+	acceptErrors                   prometheus.Counter
+
+	series   sync.Map // seriesKey -> *series
+	mu       sync.Mutex
+	count    map[federation.Region]int // label sets taken, by the region of the caller
+	total    int
+	deciders sync.Map // decisionKey -> prometheus.Counter; bounded by the number of intentions ever known
+}
+
+// seriesKey is whose traffic with whom.
+type seriesKey struct {
+	direction   direction
+	source      spiffeid.ID
+	srcRegion   federation.Region
+	destination federation.ServiceName
+	dstRegion   federation.Region
+}
+
+// series is the handles for one seriesKey.
+type series struct {
+	opened, closed, sent, received prometheus.Counter
+	connect                        prometheus.Observer
+}
+
+type decisionKey struct {
+	direction direction
+	allowed   bool
+	rule      string
+}
+
+var seriesLabels = []string{"direction", "source", "src_region", "destination", "dst_region"}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	if r == nil {
+		r = prometheus.NewRegistry()
+	}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return register(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels))
+	}
+	plain := func(name, help string) prometheus.Counter {
+		return register(r, prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help}))
+	}
+	return &metrics{
+		opened: counter("tradewind_tcp_opened_total", "Connections that reached an instance.", seriesLabels...),
+		closed: counter("tradewind_tcp_closed_total", "Connections that reached an instance and have ended.", seriesLabels...),
+		bytes: counter("tradewind_tcp_bytes_total", "Octets carried to the caller (sent) and from it (received).",
+			append([]string{"flow"}, seriesLabels...)...),
+		refused: counter("tradewind_tcp_refused_total", "Connections that reached no instance, by response flag.", "direction", "flags"),
+		connect: register(r, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "tradewind_tcp_connect_duration_seconds",
+			Help:    "From a caller's connection to the instance that takes it, over all attempts.",
+			Buckets: connectBuckets,
+		}, []string{"direction", "destination", "dst_region"})),
+		decisions: counter("tradewind_intention_decisions_total", "Decisions on connections, by the intention that made them.",
+			"direction", "decision", "intention"),
+		failovers: register(r, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "tradewind_failover_active", Help: "1 while calls to a service go to another region than the preferred one.",
+		}, []string{"destination", "from", "to"})),
+		accessDropped: plain("tradewind_access_log_dropped_total", "Lines of the access log lost because its writer was too slow."),
+		acceptErrors:  plain("tradewind_accept_errors_total", "Connections that could not be accepted, for want of file descriptors as a rule."),
+		count:         map[federation.Region]int{},
+	}
+}
+
+// register returns c, or the equal collector that r already has: two meshes of one process share their counters.
+func register[C prometheus.Collector](r prometheus.Registerer, c C) C {
+	var already prometheus.AlreadyRegisteredError
+	if err := r.Register(c); errors.As(err, &already) {
+		if existing, same := already.ExistingCollector.(C); same {
+			return existing
+		}
+	}
+	return c
+}
+
+// of returns the handles for key, those of the overflow when there are too many.
+func (m *metrics) of(key seriesKey) *series {
+	if s, found := m.series.Load(key); found {
+		return s.(*series)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s, found := m.series.Load(key); found {
+		return s.(*series)
+	}
+	if m.total >= maxSeries || key.direction == inbound && m.count[key.srcRegion] >= maxSeriesPeer {
+		return m.resolve(key.direction, overflowLabel, overflowLabel, overflowLabel, overflowLabel)
+	}
+	m.total++
+	if key.direction == inbound {
+		m.count[key.srcRegion]++
+	}
+	s := m.resolve(key.direction, callerName(key.source), string(key.srcRegion), key.destination.String(), string(key.dstRegion))
+	m.series.Store(key, s)
+	return s
+}
+
+func (m *metrics) resolve(d direction, source, srcRegion, destination, dstRegion string) *series {
+	values := []string{string(d), source, srcRegion, destination, dstRegion}
+	return &series{
+		opened:   m.opened.WithLabelValues(values...),
+		closed:   m.closed.WithLabelValues(values...),
+		sent:     m.bytes.WithLabelValues(append([]string{"sent"}, values...)...),
+		received: m.bytes.WithLabelValues(append([]string{"received"}, values...)...),
+		connect:  m.connect.WithLabelValues(string(d), destination, dstRegion),
+	}
+}
+
+// callerName is a caller as a label: its service.
+func callerName(id spiffeid.ID) string {
+	service, err := federation.ServiceOf(id)
+	if err != nil {
+		return ""
+	}
+	return service.String()
+}
+
+// keep drops the label sets for which f returns false.
+func (m *metrics) keep(f func(seriesKey) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for k := range m.series.Range {
+		key := k.(seriesKey)
+		if f(key) {
+			continue
+		}
+		m.series.Delete(key)
+		m.total--
+		if key.direction == inbound {
+			m.count[key.srcRegion]--
+		}
+		values := []string{string(key.direction), callerName(key.source), string(key.srcRegion), key.destination.String(), string(key.dstRegion)}
+		m.opened.DeleteLabelValues(values...)
+		m.closed.DeleteLabelValues(values...)
+		m.bytes.DeleteLabelValues(append([]string{"sent"}, values...)...)
+		m.bytes.DeleteLabelValues(append([]string{"received"}, values...)...)
+	}
+}
+
+// decided counts one decision.
+func (m *metrics) decided(d direction, allowed bool, rule string) {
+	key := decisionKey{d, allowed, rule}
+	c, found := m.deciders.Load(key)
+	if !found {
+		decision := "deny"
+		if allowed {
+			decision = "allow"
+		}
+		c, _ = m.deciders.LoadOrStore(key, m.decisions.WithLabelValues(string(d), decision, rule))
+	}
+	c.(prometheus.Counter).Inc()
+}

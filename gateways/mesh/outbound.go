@@ -1,0 +1,291 @@
+package mesh
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/gateways/balance"
+	"github.com/tradewind-mesh/tradewind/gateways/flow"
+	"github.com/tradewind-mesh/tradewind/gateways/route"
+	"github.com/tradewind-mesh/tradewind/gateways/splice"
+	"github.com/tradewind-mesh/tradewind/gateways/tunnel"
+)
+
+const (
+	// connectRounds bounds the whole search for an instance in multiples of the resolver's connect timeout: two regions, in each
+	// an instance that hangs and one that does not. Callers have given up by then.
+	connectRounds = 4
+
+	// acceptRounds is how long a peer gets to connect one of its instances, in the same multiples: its own first attempt may
+	// run into the timeout and the second must still have its chance.
+	acceptRounds = 2
+)
+
+// serveOutbound carries one connection of a local caller to an instance, here or in a peer's region.
+func (m *Mesh) serveOutbound(ctx context.Context, c callerConn, who caller) {
+	snap := m.cfg.Table.Load()
+	if !who.bound.IsZero() {
+		who.id = snap.Identity(who.bound)
+	}
+	rec := record{
+		start: time.Now(), direction: outbound, source: who.id, assurance: who.assurance, srcRegion: m.cfg.Region,
+		destination: who.wants.Service, dstRegion: who.wants.Region, upstream: who.upstream,
+	}
+	defer func() { m.finish(&rec) }()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conn := &conn{direction: outbound, source: who.id, assurance: who.assurance, chain: who.chain, service: who.wants.Service, cancel: cancel}
+	m.live.add(conn) // a publication from here on finds it; for one before that, see overtaken
+	defer m.live.remove(conn)
+
+	upstream, found := snap.Upstream(who.wants)
+	if !found || len(upstream.Candidates) == 0 {
+		abort(c)
+		rec.flags, rec.reason = flagNoRoute, "no region that may serve it has such a service"
+		return
+	}
+	a := &attempt{plan: plan{mesh: m, snap: snap, upstream: upstream, who: &who}, head: head{conn: c}, conn: conn, rec: &rec}
+	to, err := m.connect(ctx, a)
+	a.head.release()
+	if err != nil {
+		abort(c)
+		m.explainFailure(a, err)
+		return
+	}
+	if why := m.overtaken(snap, who.trust, conn); why != "" {
+		conn.end(ending{flow.ResetRevoked, why})
+	}
+	handles := m.opened(&rec)
+	result := splice.Both(ctx, c, to.conn, splice.Options{Idle: upstream.Resolver.IdleTimeout.D()})
+	if to.flow == nil {
+		to.lease.Done(fared(result))
+	} else {
+		rec.endpoint = answeredBy(to.flow)
+	}
+	rec.ended(result, conn.ended.Load())
+	rec.received, rec.sent = result.AtoB, result.BtoA
+	rec.received += int64(to.ahead)
+	handles.finished(&rec)
+}
+
+// target is what a connection was connected to.
+type target struct {
+	conn  splice.Conn
+	ahead int           // octets of the caller's that were sent before the splice
+	flow  Flow          // in a peer's region; nil: here
+	lease balance.Lease // here
+}
+
+// attempt is the search for an instance for one connection.
+type attempt struct {
+	plan plan
+	head head
+	conn *conn
+	rec  *record
+}
+
+// connect goes through the plan until an instance has the connection. The error is errNoInstance when there was nothing to
+// try, else that of the last attempt.
+func (m *Mesh) connect(ctx context.Context, a *attempt) (target, error) {
+	p, rec := &a.plan, a.rec
+	ctx, cancel := context.WithTimeout(ctx, connectRounds*p.upstream.Resolver.ConnectTimeout.D())
+	defer cancel()
+	failure := errNoInstance
+	for ctx.Err() == nil {
+		s, ok := p.next()
+		if !ok {
+			break
+		}
+		a.conn.region.Store(&s.Region)
+		rec.dstRegion, rec.peer, rec.endpoint = s.Region, "", ""
+		var (
+			to    target
+			final bool
+			err   error
+		)
+		if s.IsLocal() {
+			to, final, err = m.connectHere(ctx, a, s)
+		} else {
+			rec.peer = s.Region
+			to, final, err = m.connectThere(ctx, a, s)
+		}
+		switch {
+		case err == nil:
+			m.chosen(p, s, rec)
+			return to, nil
+		case final:
+			return target{}, err
+		case !errors.Is(err, errNoInstance):
+			failure = err
+		}
+	}
+	if ctx.Err() != nil && errors.Is(failure, errNoInstance) {
+		failure = ctx.Err()
+	}
+	return target{}, failure
+}
+
+// connectHere connects an instance of this region. final is as with connectThere.
+func (m *Mesh) connectHere(ctx context.Context, a *attempt, s step) (to target, final bool, err error) {
+	upstream := a.plan.upstream
+	d := dialing{
+		service: upstream.Service, pool: m.pool(a.plan.snap, s.Local), modes: onlyUsable, timeout: upstream.Resolver.ConnectTimeout.D(),
+		failed: func(balance.Endpoint, error) { a.rec.retries++ },
+	}
+	if s.why != dropNot {
+		d.modes = inPanic
+	}
+	c, lease, err := m.dial(ctx, d)
+	if err != nil {
+		if errors.Is(err, errNoInstance) {
+			a.plan.passOver(s, dropUnhealthy)
+		}
+		return target{}, false, err
+	}
+	a.rec.endpoint = endpointName(lease.Endpoint())
+	if sent := a.head.bytes(); len(sent) > 0 { // read while a peer was asked in vain
+		_ = c.SetWriteDeadline(time.Now().Add(d.timeout))
+		if _, err := c.Write(sent); err != nil {
+			abort(c)
+			lease.Done(balance.Unanswered)
+			return target{}, true, fmt.Errorf("send the first bytes: %w", err)
+		}
+		_ = c.SetWriteDeadline(time.Time{})
+	}
+	return target{conn: c, ahead: a.head.n, lease: lease}, false, nil
+}
+
+// connectThere asks the gateways of a peer. final says that no other candidate may be tried, because bytes of the caller's
+// may have been delivered.
+func (m *Mesh) connectThere(ctx context.Context, a *attempt, s step) (to target, final bool, err error) {
+	p := &a.plan
+	open := flow.Open{Source: p.who.id, Assurance: uint8(p.who.assurance), Service: wireName(p.upstream.Service)}
+	_, _ = rand.Read(open.ID[:]) // never fails
+	f, err := m.cfg.Tunnel.Open(ctx, s.Region, open)
+	if err != nil {
+		p.passOver(s, dropNoPath)
+		return target{}, false, err
+	}
+	a.conn.flow.Store(&resetter{f.Reset})
+	waiting, cancel := context.WithTimeout(ctx, acceptRounds*p.upstream.Resolver.ConnectTimeout.D()+s.rtt)
+	defer cancel()
+	sent, err := a.head.offer(waiting, f)
+	region := m.cfg.Balance.Region(p.upstream.Service, s.Region)
+	if err == nil {
+		region.Served()
+		return target{conn: f, flow: f, ahead: a.head.n}, false, nil
+	}
+	a.conn.flow.Store(nil)
+	_ = f.Close()
+	if a.head.ended != nil || ctx.Err() != nil { // the caller left, or it was ended from here
+		return target{}, true, err
+	}
+	a.rec.retries++
+	var refused *tunnel.RefusedError
+	if errors.As(err, &refused) { // then nothing was delivered, whatever was sent; and the next region decides for itself
+		if refused.Code == flow.RefusedUnavailable {
+			region.Failed(p.upstream.Resolver.Outlier)
+		}
+		return target{}, false, err
+	}
+	region.Failed(p.upstream.Resolver.Outlier)
+	return target{}, sent, err
+}
+
+// chosen records where the connection went, and whether that was the preferred region.
+func (m *Mesh) chosen(p *plan, s step, rec *record) {
+	rec.decision, rec.intention = "allow", s.decision.Rule
+	m.metrics.decided(outbound, true, s.decision.Rule)
+	if s.Region != p.preferred {
+		rec.failoverFrom = p.preferred
+	}
+	if p.upstream.Pinned == "" && (p.passed || s.Region == p.preferred) {
+		m.failovers.served(p.upstream.Service, p.preferred, s.Region)
+	}
+}
+
+// explainFailure says in the record why no instance got the connection.
+func (m *Mesh) explainFailure(a *attempt, err error) {
+	p, rec := &a.plan, a.rec
+	rec.endpoint = ""
+	if p.preferred == "" { // no candidate is allowed
+		rec.dstRegion, rec.peer = p.upstream.Candidates[0].Region, ""
+		rec.decision, rec.intention, rec.flags, rec.reason = "deny", p.refusal.Rule, flagDenied, p.refusal.Reason
+		m.metrics.decided(outbound, false, p.refusal.Rule)
+		return
+	}
+	rec.decision = "allow"
+	if d := p.snap.Authorize(rec.source, rec.assurance, p.preferred, rec.destination); d.Allowed {
+		rec.intention = d.Rule
+	}
+	m.metrics.decided(outbound, true, rec.intention)
+	rec.reason = err.Error()
+	var refused *tunnel.RefusedError
+	var left *callerLeftError
+	switch e := a.conn.ended.Load(); {
+	case e != nil:
+		rec.flags, rec.reason = flagLocal, e.reason
+	case errors.As(err, &left):
+		rec.flags = flagDownstream
+	case errors.Is(err, errNoInstance):
+		rec.flags, rec.dstRegion, rec.peer = flagNoHealthy, p.preferred, ""
+		if p.blocked != dropNot {
+			rec.reason = "region " + string(p.preferred) + ": " + p.blocked.String()
+		}
+	case errors.As(err, &refused):
+		rec.flags = refusalFlag(refused.Code)
+	default:
+		rec.flags = flagConnectFailed
+	}
+	if rec.retries > 1 {
+		rec.flags |= flagRetries
+	}
+}
+
+func refusalFlag(code flow.RefusalCode) flags {
+	switch code {
+	case flow.RefusedUnavailable:
+		return flagNoHealthy
+	case flow.RefusedOverloaded:
+		return flagOverflow
+	case flow.RefusedNotAllowed:
+		return flagDenied
+	}
+	return flagConnectFailed
+}
+
+// overtaken says why conn, which was decided on snap, is no longer allowed by what has been published since.
+func (m *Mesh) overtaken(snap *route.Snapshot, trust uint64, conn *conn) string {
+	now := m.cfg.Table.Load()
+	if now == snap && (conn.chain == nil || trust == m.trust.Load()) {
+		return ""
+	}
+	return m.verdict(now, conn)
+}
+
+// answeredBy is the instance that the peer says has the connection; empty when its export does not show instances.
+func answeredBy(f Flow) string {
+	for _, o := range f.Outcomes() {
+		if o.Result == flow.ResultConnected {
+			return o.Instance
+		}
+	}
+	return ""
+}
+
+// endpointName is how an instance appears in the log.
+func endpointName(e balance.Endpoint) string {
+	address := e.Address.String()
+	if string(e.Instance) == address {
+		return address
+	}
+	return string(e.Instance) + " " + address
+}
+
+// wireName is a service as OPEN names it, the namespace always there.
+func wireName(s federation.ServiceName) string { return s.Namespace + "/" + s.Name }
