@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,18 +53,39 @@ type FileSource struct {
 
 // RestartOnly names the settings in which a and b differ and that a running gateway cannot change.
 func RestartOnly(a, b *Gateway) []string {
-	var names []string
-	for name, same := range map[string]bool{
+	return differing(map[string]bool{
 		"region": a.Region == b.Region, "trust_domain": a.TrustDomain == b.TrustDomain, "name": a.Name == b.Name,
 		"data_dir": a.DataDir == b.DataDir, "mesh.listen": a.MeshListen == b.MeshListen,
 		"admin.socket": a.AdminSocket == b.AdminSocket, "admin.listen": a.AdminListen == b.AdminListen,
 		"admin.group": a.AdminGroup == b.AdminGroup, "local.listen": a.LocalListen == b.LocalListen,
 		"access_log": a.AccessLog == b.AccessLog, "max_stale": a.MaxStale == b.MaxStale, "log.format": a.LogFormat == b.LogFormat,
-	} {
-		if !same {
+	})
+}
+
+// Reloadable names the settings in which a and b differ and that a running gateway can change.
+func Reloadable(a, b *Gateway) []string {
+	return differing(map[string]bool{
+		"mesh.advertise": slices.Equal(a.Advertise, b.Advertise), "resources_dir": a.ResourcesDir == b.ResourcesDir,
+		"source": slices.Equal(a.Sources, b.Sources), "drain_timeout": a.DrainTimeout == b.DrainTimeout, "log.level": a.LogLevel == b.LogLevel,
+	})
+}
+
+// Merge returns running with the reloadable settings of next.
+func Merge(running, next *Gateway) *Gateway {
+	out := *running
+	out.Advertise, out.ResourcesDir, out.Sources = next.Advertise, next.ResourcesDir, next.Sources
+	out.DrainTimeout, out.LogLevel, out.Files = next.DrainTimeout, next.LogLevel, next.Files
+	return &out
+}
+
+func differing(same map[string]bool) []string {
+	var names []string
+	for name, equal := range same {
+		if !equal {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
 	return names
 }
 
