@@ -1,0 +1,70 @@
+package admin
+
+import "github.com/tradewind-mesh/tradewind/federation"
+
+// Verdict is the short answer of an explanation.
+type Verdict string
+
+// The verdicts.
+const (
+	VerdictAllowed     Verdict = "allowed"     // a connection would be made
+	VerdictDenied      Verdict = "denied"      // an intention, or the lack of one, refuses it, here or at the peer
+	VerdictUnreachable Verdict = "unreachable" // allowed, but nobody could serve it now
+)
+
+// Explanation says what would happen to a connection now, and why. It is made by the same code that decides connections.
+type Explanation struct {
+	Verdict     Verdict            `json:"verdict"`
+	Region      federation.Region  `json:"region"`       // who explains
+	At          federation.Region  `json:"at,omitempty"` // whose decision or state the verdict rests on
+	View        uint64             `json:"view"`         // number of the view it was decided on
+	Reason      string             `json:"reason"`       // the verdict in one sentence
+	Fix         string             `json:"fix,omitempty"`
+	Caller      ExplainedCaller    `json:"caller"`
+	Destination string             `json:"destination"`
+	Exported    *bool              `json:"exported,omitempty"` // to the caller's region, when that is a peer
+	Decision    ExplainedDecision  `json:"decision"`           // of this region; without a rule when nobody was in the running
+	Candidates  List[Candidate]    `json:"candidates"`         // in the order they are tried, then those that are not
+	Remote      *ExplainedDecision `json:"remote,omitempty"`   // of the peer that would be tried first, when it answered
+	RemoteError string             `json:"remote_error,omitempty"`
+}
+
+// ExplainedCaller is whom the connection counts as.
+type ExplainedCaller struct {
+	ID        string               `json:"id"`
+	Region    federation.Region    `json:"region,omitempty"`
+	Assurance federation.Assurance `json:"assurance"`
+}
+
+// ExplainedDecision is the policy decision of one region. A peer gives no reason for a refusal.
+type ExplainedDecision struct {
+	Region  federation.Region    `json:"region"`
+	Allowed bool                 `json:"allowed"`
+	Rule    string               `json:"rule,omitempty"` // the intention that decided; "default" when none matched
+	Code    federation.Code      `json:"code,omitempty"` // why it is denied
+	Reason  string               `json:"reason,omitempty"`
+	Matched List[ExplainedMatch] `json:"matched"` // every intention that speaks of the destination, in order of precedence
+}
+
+// ExplainedMatch is one intention that was weighed.
+type ExplainedMatch struct {
+	Rule    string            `json:"rule"`
+	Action  federation.Action `json:"action,omitempty"`
+	Decided bool              `json:"decided,omitempty"`
+	Reason  string            `json:"reason,omitempty"` // why it did or did not decide
+	Source  string            `json:"source,omitempty"` // file:line it was read from
+}
+
+// Candidate is a region that could serve the connection, or one that could not.
+type Candidate struct {
+	Region     federation.Region     `json:"region"`
+	Endpoint   string                `json:"endpoint,omitempty"`
+	Kept       bool                  `json:"kept"`             // still in the running
+	Chosen     bool                  `json:"chosen,omitempty"` // would be tried first
+	Reason     string                `json:"reason,omitempty"` // why not kept
+	Healthy    uint32                `json:"healthy"`
+	Total      uint32                `json:"total"`
+	Freshness  *federation.Freshness `json:"freshness,omitempty"` // of the import, for a peer
+	Lane       string                `json:"lane,omitempty"`      // to a peer that can be reached: "quic" or "tcp"
+	RTTSeconds Seconds               `json:"rtt_seconds,omitempty"`
+}

@@ -1,0 +1,164 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+)
+
+// Config says where a server listens and what it answers with. A nil backend leaves its methods out.
+type Config struct {
+	Socket    string // path of the unix socket; empty: none
+	Group     string // name or number of a group whose members may use the socket; empty: none
+	Listen    string // loopback TCP address such as "127.0.0.1:8480"; empty: none
+	TokenFile string // holds the bearer token of the TCP listener; written by New when it is missing
+
+	Answers      Answers
+	Services     Services
+	Resources    Resources
+	Peerings     Peerings
+	Certificates Certificates
+	Instances    Instances
+	Process      Process
+
+	Live     []HealthCheck       // of /livez: a failure means that only a restart helps
+	Ready    []HealthCheck       // of /readyz: never one that depends on a peer
+	Gatherer prometheus.Gatherer // of /metrics
+	Log      *slog.Logger        // nil: slog.Default
+}
+
+// The limits of the server.
+const (
+	maxBody       = 4 << 20          // a change of all resources of a large region is below 1 MiB
+	headerTimeout = 5 * time.Second  // local callers send headers at once
+	bodyTimeout   = 10 * time.Second // 4 MiB over a local socket take milliseconds
+	callTimeout   = time.Minute      // of a call that does not wait for a peer to act
+	waitTimeout   = 15 * time.Minute // of one that does: the life of a peering token
+	idleTimeout   = 2 * time.Minute  // of a kept-alive connection
+	shutdownGrace = 3 * time.Second  // for calls that run when the gateway stops
+)
+
+// Server serves the API.
+type Server struct {
+	cfg    Config
+	log    *slog.Logger
+	api    http.Handler
+	socket socketAccess
+	token  string
+
+	unix, tcp net.Listener
+}
+
+// New returns a server that is not listening yet. When it is to listen on TCP, it reads the token or writes a new one.
+func New(cfg Config) (*Server, error) {
+	s := &Server{cfg: cfg, log: cfg.Log}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	var err error
+	if s.socket, err = newSocketAccess(cfg.Group); err != nil {
+		return nil, err
+	}
+	if cfg.Listen != "" {
+		if err := checkLoopback(cfg.Listen); err != nil {
+			return nil, err
+		}
+		if s.token, err = loadToken(cfg.TokenFile); err != nil {
+			return nil, err
+		}
+	}
+	s.api = bounded(s.methods())
+	return s, nil
+}
+
+// Listen binds the socket and the TCP address, so that a caller learns of trouble before it declares itself started. Run
+// calls it when nobody did. On an error nothing stays bound.
+func (s *Server) Listen(ctx context.Context) error {
+	if s.cfg.Socket != "" && s.unix == nil {
+		l, err := listenSocket(ctx, s.cfg.Socket, s.socket.group)
+		if err != nil {
+			return err
+		}
+		s.unix = l
+	}
+	if s.cfg.Listen != "" && s.tcp == nil {
+		l, err := listenLoopback(ctx, s.cfg.Listen)
+		if err != nil {
+			return errors.Join(err, s.closeListeners())
+		}
+		s.tcp = l
+	}
+	return nil
+}
+
+func (s *Server) closeListeners() error {
+	var errs []error
+	for _, l := range []*net.Listener{&s.unix, &s.tcp} {
+		if *l != nil {
+			errs = append(errs, (*l).Close())
+			*l = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Addr is the TCP address in use after Listen, or nil.
+func (s *Server) Addr() net.Addr {
+	if s.tcp == nil {
+		return nil
+	}
+	return s.tcp.Addr()
+}
+
+// Run serves until ctx ends, gives running calls 3 s to finish, and returns when all goroutines have. The socket is gone then.
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.Listen(ctx); err != nil {
+		return err
+	}
+	// Calls outlive ctx by the grace: a change that was accepted shall also be answered.
+	calls, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	serve := func(l net.Listener, h http.Handler, connContext func(context.Context, net.Conn) context.Context) {
+		server := &http.Server{
+			Handler: h, ConnContext: connContext,
+			BaseContext:       func(net.Listener) context.Context { return calls },
+			ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10,
+			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		}
+		group.Go(func() error {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return &federation.Diagnostic{Code: "TW-8010", What: "the admin API stopped listening on " + l.Addr().String(),
+					Why: err.Error(),
+					Fix: "restart the gateway", Err: err}
+			}
+			return nil
+		})
+		group.Go(func() error {
+			<-ctx.Done()
+			grace, done := context.WithTimeout(calls, shutdownGrace)
+			defer done()
+			if err := server.Shutdown(grace); err != nil {
+				cancel()
+				return server.Close()
+			}
+			return nil
+		})
+	}
+	if s.unix != nil {
+		serve(s.unix, s.onSocket(s.api), withPeer)
+	}
+	if s.tcp != nil {
+		serve(s.tcp, s.onLoopback(s.api), nil)
+	}
+	group.Go(func() error { <-ctx.Done(); return nil }) // also with no listener at all, Run lasts as long as ctx
+	return group.Wait()
+}
