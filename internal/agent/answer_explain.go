@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/policy"
+	"github.com/tradewind-mesh/tradewind/gateways/mesh"
+	"github.com/tradewind-mesh/tradewind/internal/admin"
+)
+
+// Explain implements admin.Answers: the data path itself says what it would do.
+func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Explanation, error) {
+	source, err := a.sourceOf(r.Source)
+	if err != nil {
+		return nil, notUnderstood("caller", r.Source, "write \"web\", \"shop/web\", \"web@region\" or a SPIFFE ID", err)
+	}
+	destination, err := federation.ParseServiceRef(r.Destination)
+	if err != nil {
+		return nil, notUnderstood("destination", r.Destination, "write \"checkout\", \"shop/checkout\" or \"checkout@region\"", err)
+	}
+	e, err := a.mesh.Explain(ctx, mesh.ExplainRequest{Source: source, Destination: destination, Assurance: r.Assurance})
+	if err != nil {
+		return nil, notUnderstood("caller", r.Source, "see who is known: tradewind peer list", err)
+	}
+	out := &admin.Explanation{Verdict: admin.Verdict(e.Verdict), Region: e.Region, At: e.At, View: e.Snapshot, Reason: e.Reason,
+		Caller:      admin.ExplainedCaller{ID: e.Caller.ID, Region: e.Caller.Service.Region, Assurance: e.Caller.Assurance},
+		Destination: e.Destination.String(), Decision: a.decision(e.Region, e.Decision), RemoteError: e.RemoteError}
+	for _, c := range e.Candidates {
+		out.Candidates = append(out.Candidates, candidate(c))
+	}
+	if e.Remote != nil {
+		out.Remote = &admin.ExplainedDecision{Region: e.At, Allowed: e.Remote.Verdict == "allowed", Rule: e.Remote.Rule}
+		for _, c := range e.Candidates {
+			if c.Chosen {
+				out.Remote.Region = c.Region
+			}
+		}
+	}
+	if out.Verdict == admin.VerdictDenied {
+		out.Fix = a.howToAllow(e, source, destination)
+	}
+	return out, nil
+}
+
+func notUnderstood(what, text, fix string, err error) error {
+	return &federation.Diagnostic{Code: "TW-8906", What: what + " " + text + " is not understood", Why: err.Error(), Fix: fix, Err: err}
+}
+
+// sourceOf reads a caller: a service with or without a region, or its SPIFFE ID.
+func (a *Agent) sourceOf(text string) (federation.ServiceRef, error) {
+	if !strings.HasPrefix(text, "spiffe://") {
+		return federation.ParseServiceRef(text)
+	}
+	id, err := spiffeid.FromString(text)
+	if err != nil {
+		return federation.ServiceRef{}, err
+	}
+	service, err := federation.ServiceOf(id)
+	ref := federation.ServiceRef{Service: service}
+	view := a.plane.View()
+	for region, p := range view.Peers {
+		if p.TrustDomain == id.TrustDomain() {
+			ref.Region = region
+		}
+	}
+	if err == nil && ref.Region == "" && id.TrustDomain() != view.TrustDomain {
+		err = errUnknownDomain(id.TrustDomain().Name())
+	}
+	return ref, err
+}
+
+type errUnknownDomain string
+
+func (e errUnknownDomain) Error() string {
+	return "trust domain " + string(e) + " is neither this region's nor a peer's"
+}
+
+// decision turns a policy decision into the API's, with the place each rule was read from.
+func (a *Agent) decision(region federation.Region, d policy.Decision) admin.ExplainedDecision {
+	out := admin.ExplainedDecision{Region: region, Allowed: d.Allowed, Rule: d.Rule, Reason: d.Reason}
+	for _, m := range d.Matched {
+		match := admin.ExplainedMatch{Rule: m.Rule, Action: m.Action, Decided: m.Decided, Reason: m.Reason}
+		if r, err := a.plane.Get(federation.Key{Kind: federation.KindIntention, Name: m.Rule}); err == nil {
+			match.Source = r.Source
+		}
+		out.Matched = append(out.Matched, match)
+	}
+	return out
+}
+
+func candidate(c mesh.Candidate) admin.Candidate {
+	out := admin.Candidate{Region: c.Region, Kept: c.Kept, Chosen: c.Chosen, Reason: c.Reason, Healthy: c.Healthy, Total: c.Total}
+	if !c.Local {
+		freshness := c.Freshness
+		out.Freshness = &freshness
+	}
+	if c.Path != nil {
+		out.RTTSeconds = admin.SecondsOf(time.Duration(c.Path.RTT))
+	}
+	return out
+}
+
+// howToAllow is the command that would allow the call, in the region whose decision denied it.
+func (a *Agent) howToAllow(e mesh.Explanation, source, destination federation.ServiceRef) string {
+	if e.At != e.Region {
+		return "in " + string(e.At) + ": tradewind intention allow " + source.Service.String() + "@" + string(e.Region) + " " + destination.Service.String()
+	}
+	if rule := e.Decision.Rule; rule != "" && rule != policy.DefaultRule {
+		return "change or delete the intention: tradewind get intention " + rule
+	}
+	to := destination
+	if to.Region == "" {
+		for _, c := range e.Candidates {
+			if !c.Local {
+				return "tradewind intention allow " + source.String() + " '" + to.Service.String() + "@*'"
+			}
+		}
+	}
+	return "tradewind intention allow " + source.String() + " " + to.String()
+}

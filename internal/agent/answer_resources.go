@@ -1,0 +1,54 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/tradewind-mesh/tradewind/federation/controlplane"
+	"github.com/tradewind-mesh/tradewind/internal/admin"
+)
+
+// ListResources implements admin.Resources.
+func (a *Agent) ListResources(_ context.Context, r *admin.ListResourcesRequest) (*admin.ListResourcesResponse, error) {
+	return &admin.ListResourcesResponse{Resources: a.plane.List(r.Kinds...)}, nil
+}
+
+// GetResource implements admin.Resources.
+func (a *Agent) GetResource(_ context.Context, r *admin.GetResourceRequest) (*admin.GetResourceResponse, error) {
+	resource, err := a.plane.Get(r.Key)
+	return &admin.GetResourceResponse{Resource: resource}, err
+}
+
+// PlanResources implements admin.Resources.
+func (a *Agent) PlanResources(ctx context.Context, r *admin.ChangeRequest) (*admin.Plan, error) {
+	plan, err := a.plane.Plan(ctx, change(r))
+	return planOf(plan), err
+}
+
+// ApplyResources implements admin.Resources. It returns when the change is durable and in force in this gateway.
+func (a *Agent) ApplyResources(ctx context.Context, r *admin.ChangeRequest) (*admin.Plan, error) {
+	plan, err := a.plane.Apply(ctx, change(r))
+	if err != nil {
+		return nil, err
+	}
+	return planOf(plan), a.plane.Settle(ctx)
+}
+
+// DeleteResources implements admin.Resources.
+func (a *Agent) DeleteResources(ctx context.Context, r *admin.DeleteRequest) (*admin.Plan, error) {
+	return a.ApplyResources(ctx, &admin.ChangeRequest{Owner: r.Owner, Delete: r.Keys, Force: r.Force})
+}
+
+func change(r *admin.ChangeRequest) controlplane.Change {
+	return controlplane.Change{Owner: r.Owner, Put: r.Put, Delete: r.Delete, Prune: r.Prune, Force: r.Force}
+}
+
+func planOf(p controlplane.Plan) *admin.Plan {
+	out := &admin.Plan{}
+	for _, s := range p.Steps {
+		out.Steps = append(out.Steps, admin.Step{Action: admin.Action(s.Action), Key: s.Key, Before: s.Before, After: s.After})
+	}
+	for _, w := range p.Warnings {
+		out.Warnings = append(out.Warnings, admin.ProblemOf(admin.SeverityWarning, "", w))
+	}
+	return out
+}

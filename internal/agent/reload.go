@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/controlplane"
+	"github.com/tradewind-mesh/tradewind/internal/admin"
+	"github.com/tradewind-mesh/tradewind/internal/config"
+	"github.com/tradewind-mesh/tradewind/providers/file"
+)
+
+// Reload implements admin.Process: it reads the configuration again, whole, and puts what can change while running in force. On
+// any error the running configuration stays.
+func (a *Agent) Reload(context.Context, *admin.ReloadRequest) (*admin.ReloadResponse, error) {
+	next, err := config.Load(a.opts.Path)
+	if err != nil {
+		a.log.Error("reload refused; the running configuration stays", "generation", a.generationNow(), "error", err)
+		return nil, err
+	}
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	current := a.cfg.Load()
+	restart := config.RestartOnly(current, next)
+	changed := config.Reloadable(current, next)
+	if len(changed) > 0 {
+		merged := config.Merge(current, next) // what needs a restart keeps its running value
+		a.level.Set(merged.LogLevel)
+		a.cfg.Store(merged)
+		select {
+		case a.reconfigured <- struct{}{}:
+		default: // the watcher has not yet looked at the change before this one, and will see both
+		}
+		a.generation++
+		a.configured = time.Now()
+	}
+	a.log.Info("configuration reloaded", "generation", a.generation, "changed", changed, "needs_restart", restart)
+	return &admin.ReloadResponse{Generation: a.generation, Changed: changed, Restart: restart}, nil
+}
+
+func (a *Agent) generationNow() uint64 {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	return a.generation
+}
+
+// serveReloads reloads at each signal until ctx ends.
+func (a *Agent) serveReloads(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.opts.Reload:
+			_, _ = a.Reload(ctx, nil) // logged there; nobody waits for the answer of a signal
+		}
+	}
+}
+
+// LogLevel implements admin.Process.
+func (a *Agent) LogLevel(_ context.Context, r *admin.LogLevelRequest) (*admin.LogLevelResponse, error) {
+	out := &admin.LogLevelResponse{Previous: a.level.Level().String()}
+	if r.Level != "" {
+		level := a.level.Level()
+		if err := level.UnmarshalText([]byte(r.Level)); err != nil {
+			return nil, &federation.Diagnostic{Code: "TW-8902", What: "log level " + r.Level + " is unknown", Fix: "use debug, info, warn or error", Err: err}
+		}
+		a.level.Set(level)
+	}
+	out.Level = a.level.Level().String()
+	return out, nil
+}
+
+// watch keeps the running parts of the configuration, file sources and the watched resources directory, in line with it until
+// ctx ends. It alone adds and removes them.
+func (a *Agent) watch(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	sources := map[config.FileSource]bool{}
+	dir, stopDir := "", func() {}
+	for {
+		cfg := a.cfg.Load()
+		a.adoptSources(sources, cfg.Sources)
+		if cfg.ResourcesDir != dir {
+			stopDir()
+			dir = cfg.ResourcesDir
+			var inner context.Context
+			inner, stopDir = context.WithCancel(ctx)
+			if dir != "" {
+				wg.Go(func() { a.watchDir(inner, cfg.ResourcesDir) })
+			}
+		}
+		select {
+		case <-ctx.Done():
+			stopDir()
+			return nil
+		case <-a.reconfigured:
+		}
+	}
+}
+
+// adoptSources makes running, the sources that run, equal to wanted. One that moved to another path replaces its predecessor in
+// one step, so that its instances do not vanish in between.
+func (a *Agent) adoptSources(running map[config.FileSource]bool, wanted []config.FileSource) {
+	for s := range running {
+		if !slices.ContainsFunc(wanted, func(o config.FileSource) bool { return o.Name == s.Name }) {
+			a.reg.Remove(sourceName(s))
+		}
+		if !slices.Contains(wanted, s) {
+			delete(running, s)
+		}
+	}
+	for _, s := range wanted {
+		if !running[s] {
+			running[s] = true
+			a.reg.Add(sourceName(s), file.New(file.Config{Path: s.Path, Log: a.room("file")}))
+		}
+	}
+}
+
+func sourceName(s config.FileSource) federation.SourceName {
+	return federation.SourceName("file:" + s.Name)
+}
+
+// watchDir applies the resources in dir whenever they change. The directory owns what it declares: what is no longer in it is
+// deleted, and nobody else may write it.
+func (a *Agent) watchDir(ctx context.Context, dir string) {
+	owner := "dir:" + dir
+	apply := func(resources []federation.Resource) error {
+		plan, err := a.plane.Apply(ctx, controlplane.Change{Owner: owner, Put: resources, Prune: true})
+		if err == nil && plan.Changes() {
+			a.log.Info("resources applied", "dir", dir, "created", plan.Count(controlplane.ActionCreate),
+				"updated", plan.Count(controlplane.ActionUpdate), "deleted", plan.Count(controlplane.ActionDelete))
+		}
+		return err
+	}
+	failed := func(err error) {
+		if err == nil {
+			a.dirProblem.Store(nil)
+			return
+		}
+		a.log.Error("resources not applied; the last ones stay in force", "dir", dir, "error", err)
+		d := &federation.Diagnostic{Code: "TW-1006", What: "the resources in " + dir + " are not in force", Why: err.Error(),
+			Fix: "correct the files; they are read again within a second", Err: err}
+		var inner *federation.Diagnostic
+		if errors.As(err, &inner) && inner.Fix != "" {
+			d.Fix = inner.Fix
+		}
+		a.dirProblem.Store(d)
+	}
+	if err := config.WatchResources(ctx, dir, apply, failed); err != nil {
+		a.log.Error("watch the resources directory", "dir", dir, "error", err)
+	}
+}
