@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/internal/admin"
+)
+
+func (c *cli) explainCommand() *cobra.Command {
+	var assurance string
+	cmd := &cobra.Command{
+		Use: "explain SOURCE DESTINATION", Short: "Say why a call is allowed, denied, and where it goes", Args: takes(2, 2),
+		Long: `Say what would happen to a call now, and why: who the caller is, which intention decides here and at the peer that would
+serve it, and which endpoints are in the running. The answer comes from the code that decides connections. The exit code is 6
+when the call is denied and 5 when it is allowed but nobody can serve it.`,
+		Example: `  tradewind explain web checkout
+  tradewind explain web@gcp-europe-west1 checkout      # a caller of another region
+  tradewind explain web checkout@azure-westeurope      # that region only`,
+		ValidArgsFunction: c.completeServices,
+		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
+			e, err := c.askExplain(ctx, gw, args, assurance)
+			if err != nil {
+				return err
+			}
+			if err := c.emit(answer{value: e, names: []string{string(e.Verdict)}, table: func(s *screen) {
+				explainScreen(s,
+					e)
+			}}); err != nil {
+				return err
+			}
+			if e.Fix != "" {
+				c.next("%s", e.Fix)
+			}
+			switch e.Verdict {
+			case admin.VerdictAllowed:
+				return nil
+			case admin.VerdictUnreachable:
+				return &exit{code: exitUnreachable}
+			}
+			return &exit{code: exitDenied}
+		}),
+	}
+	cmd.Flags().StringVar(&assurance, "assurance", "", "how the caller is known: binding (default) or mtls")
+	return cmd
+}
+
+func (c *cli) askExplain(ctx context.Context, gw *admin.Client, args []string, assurance string) (*admin.Explanation, error) {
+	request := &admin.ExplainRequest{Source: args[0], Destination: args[1]}
+	if assurance != "" {
+		level, err := federation.ParseAssurance(assurance)
+		if err != nil {
+			return nil, usage(err.Error(), "")
+		}
+		request.Assurance = level
+	}
+	if _, err := federation.ParseServiceRef(args[1]); err != nil {
+		return nil, usage("destination: "+err.Error(), "write a service such as checkout or checkout@azure-westeurope")
+	}
+	if !strings.HasPrefix(args[0], "spiffe://") {
+		if _, err := federation.ParseServiceRef(args[0]); err != nil {
+			return nil, usage("source: "+err.Error(), "write a service such as web or web@gcp-europe-west1, or a SPIFFE ID")
+		}
+	}
+	return gw.Explain(ctx, request)
+}
+
+func explainScreen(s *screen, e *admin.Explanation) {
+	st := map[admin.Verdict]style{admin.VerdictAllowed: good, admin.VerdictUnreachable: warn, admin.VerdictDenied: bad}[e.Verdict]
+	head := s.paint(st, strings.ToUpper(string(e.Verdict)))
+	if e.At != "" {
+		head += " at " + string(e.At)
+	}
+	s.line("%s: %s", head, e.Reason)
+	s.line("  caller     %s, known by %v", e.Caller.ID, e.Caller.Assurance)
+	if e.Exported != nil {
+		word := s.paint(bad, "✗") + " not exported"
+		if *e.Exported {
+			word = s.paint(good, "✓") + " exported"
+		}
+		s.line("  export     %s to %s", word, e.Caller.Region)
+	}
+	decisionLines(s, "intention", e.Decision)
+	for i, cand := range e.Candidates {
+		label := "route"
+		if i > 0 {
+			label = ""
+		}
+		s.line("  %-9s  %s", label, candidateLine(s, cand))
+	}
+	if len(e.Candidates) == 0 {
+		s.line("  route      no region offers %s", e.Destination)
+	}
+	if e.Remote != nil {
+		decisionLines(s, "there", *e.Remote)
+	} else if e.RemoteError != "" {
+		s.line("  there      not known: %s", e.RemoteError)
+	}
+}
+
+func decisionLines(s *screen, label string, d admin.ExplainedDecision) {
+	glyph, st, word := "✓", good, "allowed"
+	if !d.Allowed {
+		glyph, st, word = "✗", bad, "denied"
+	}
+	if d.Rule == "" && d.Reason == "" { // nothing was decided, or a peer keeps its reasons to itself
+		if label == "there" {
+			s.line("  %-9s  %s %s by %s", label, s.paint(st, glyph), word, d.Region)
+		}
+		return
+	}
+	line := fmt.Sprintf("%s %s", s.paint(st, glyph), word)
+	if d.Rule != "" {
+		line += fmt.Sprintf(" by %q", d.Rule)
+	}
+	decided := slices.ContainsFunc(d.Matched, func(m admin.ExplainedMatch) bool { return m.Decided })
+	if d.Reason != "" && !decided { // the line of the one that decided has the reason
+		line += ": " + strings.TrimSpace(string(d.Code)+" "+d.Reason)
+	}
+	s.line("  %-9s  %s", label, line)
+	for _, m := range d.Matched {
+		glyph := "·"
+		if m.Decided {
+			glyph = "→"
+		}
+		from := ""
+		if m.Source != "" {
+			from = s.paint(faint, "   # "+m.Source)
+		}
+		s.line("             %s %s (%s): %s%s", glyph, m.Rule, m.Action, m.Reason, from)
+	}
+}
+
+func candidateLine(s *screen, cand admin.Candidate) string {
+	glyph, st := "·", plain
+	switch {
+	case cand.Chosen:
+		glyph, st = "→", good
+	case !cand.Kept:
+		glyph, st = "✗", bad
+	}
+	parts := []string{s.paint(st, glyph), string(cand.Region)}
+	if cand.Endpoint != "" {
+		parts = append(parts, cand.Endpoint)
+	}
+	parts = append(parts, fmt.Sprintf("%d/%d healthy", cand.Healthy, cand.Total))
+	if way := strings.TrimSpace(cand.Lane + " " + secs(cand.RTTSeconds)); way != "" {
+		parts = append(parts, way)
+	}
+	if cand.Freshness != nil && *cand.Freshness != federation.FreshnessLive {
+		parts = append(parts, cand.Freshness.String())
+	}
+	line := strings.Join(parts, "  ")
+	if cand.Reason != "" && !cand.Chosen {
+		line += ", " + cand.Reason
+	}
+	return line
+}
+
+func (c *cli) pingCommand() *cobra.Command {
+	var number int
+	cmd := &cobra.Command{
+		Use: "ping PEER", Short: "Reach a peer's gateway through the mesh, and say by which path", Args: takes(1, 1),
+		Long: `Reach a peer's gateway through the mesh and say by which path and how fast. The exit code is 0 when it answers over
+QUIC, 4 when only over TCP, and 5 when it does not answer.`,
+		Example: "  tradewind ping gcp-europe-west1\n  tradewind ping gcp-europe-west1 -c 5", ValidArgsFunction: c.completePeers,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if number < 1 || number > 10000 {
+				return usage("--count must lie between 1 and 10000", "")
+			}
+			return c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client,
+				args []string) error {
+				return c.ping(ctx, gw, args[0], number)
+			})(cmd, args)
+		},
+	}
+	cmd.Flags().IntVarP(&number, "count", "c", 1, "how many times, one a second")
+	return cmd
+}
+
+func (c *cli) ping(ctx context.Context, gw *admin.Client, peer string, number int) error {
+	region, err := parseRegion(peer)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(time.Second) // as ping(8) does
+	defer tick.Stop()
+	answered, direct := 0, 0
+	var last error
+	for i := range number {
+		if i > 0 {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return c.pingEnd(number, answered, direct, ctx.Err())
+			}
+		}
+		pong, err := gw.Ping(ctx, &admin.PingRequest{Peer: region})
+		if err != nil {
+			last = err
+			if errors.Is(err, admin.ErrNotFound) || errors.Is(err, admin.ErrRefused) {
+				return err
+			}
+			if i < number-1 {
+				c.say("no answer from %s: %v", region, err)
+			}
+			continue
+		}
+		answered++
+		if pong.Lane == "quic" {
+			direct++
+		}
+		if err := c.emit(answer{value: pong, names: []string{string(pong.Peer)}, table: func(s *screen) {
+			clock := ""
+			if pong.ClockOffsetSeconds != nil {
+				clock = "  clock " + signed(pong.ClockOffsetSeconds.D())
+			}
+			s.line("pong %s  %s %s  %s%s", pong.Peer, pong.Lane, pong.Address, secs(pong.RTTSeconds), clock)
+		}}); err != nil {
+			return err
+		}
+	}
+	return c.pingEnd(number, answered, direct, last)
+}
+
+// pingEnd chooses the exit code: the worst that was seen decides.
+func (c *cli) pingEnd(number, answered, direct int, last error) error {
+	if number > 1 {
+		c.say("%d sent, %d answered, %d over quic", number, answered, direct)
+	}
+	switch {
+	case answered == 0:
+		return &exit{exitUnreachable, last}
+	case last != nil, direct < answered:
+		return &exit{code: exitDegraded}
+	}
+	return nil
+}
+
+func signed(d time.Duration) string {
+	if d >= 0 {
+		return "+" + span(d)
+	}
+	return span(d)
+}

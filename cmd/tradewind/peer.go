@@ -1,0 +1,371 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/internal/admin"
+)
+
+func (c *cli) peerCommand() *cobra.Command {
+	return group("peer", "Federate with another region", `Federate with another region. One side makes a token for the other
+(generate-token), the other redeems it (establish). The token works once, for one region, for 15 minutes; afterwards no secret exists
+that could leak.`,
+		c.peerTokenCommand(), c.peerEstablishCommand(), c.peerListCommand(), c.peerShowCommand(), c.peerWaitCommand(),
+		c.peerSwitchCommand("pause", "Hold a peering: no session, what it showed ages", "paused", "tradewind peer resume %s",
+			(*admin.Client).PeerPause),
+		c.peerSwitchCommand("resume", "Let a paused peering go on", "resumed", "tradewind peer wait %s", (*admin.Client).PeerResume),
+		c.peerRemoveCommand())
+}
+
+func (c *cli) peerTokenCommand() *cobra.Command {
+	var opts struct {
+		ttl       time.Duration
+		addresses []string
+		out       string
+		wait      bool
+	}
+	cmd := &cobra.Command{
+		Use: "generate-token PEER", Short: "Make a token that lets PEER federate with this region, once", Args: takes(1, 1),
+		Long: `Make a token that lets the region PEER, and no other, federate with this one. It goes to standard output, or with --out
+to a file that only you can read. Take it to PEER over a way you trust, and redeem it there with "tradewind peer establish".`,
+		Example: `  tradewind peer generate-token gcp-europe-west1 --out gcp.token
+  tradewind peer generate-token gcp-europe-west1 --wait   # until it came`,
+		RunE: c.withGateway(peerTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
+			region, err := parseRegion(args[0])
+			if err != nil {
+				return err
+			}
+			token, err := gw.PeerGenerateToken(ctx, &admin.PeerTokenRequest{Peer: region, TTL: federation.Duration(opts.ttl),
+				Addresses: opts.addresses})
+			if err != nil {
+				return err
+			}
+			from := "TOKEN"
+			if opts.out != "" {
+				if err := writeFile(opts.out, token.Token+"\n"); err != nil {
+					return err
+				}
+				from = opts.out
+				c.say("wrote %s", opts.out)
+			} else if err := c.emit(answer{value: token, names: []string{token.Token}, table: func(s *screen) {
+				s.line("%s",
+					token.Token)
+			}}); err != nil {
+				return err
+			}
+			c.say("for %s only, once, within %s. It tells %s to dial %s", region, c.until(token.Expires), region,
+				strings.Join(token.Addresses, ", "))
+			c.say("this region's fingerprint is %s", token.Fingerprint)
+			c.next("at %s: tradewind peer establish --token %s", region, from)
+			if !opts.wait {
+				return nil
+			}
+			return c.waitPeer(ctx, gw, region, federation.PeeringActive)
+		}),
+	}
+	cmd.Flags().DurationVar(&opts.ttl, "ttl", 0, "how long it may be used (default 15m)")
+	cmd.Flags().StringSliceVar(&opts.addresses, "advertise", nil,
+		"host:port that PEER shall dial (default: mesh.advertise, or this host's addresses)")
+	cmd.Flags().StringVar(&opts.out, "out", "", "file to write the token to, with mode 0600")
+	cmd.Flags().BoolVar(&opts.wait, "wait", false, "wait until PEER came and the peering is Active")
+	return cmd
+}
+
+func (c *cli) peerEstablishCommand() *cobra.Command {
+	var from string
+	var addresses []string
+	cmd := &cobra.Command{
+		Use: "establish [PEER] --token FILE", Short: "Redeem a token and wait until the peering works", Args: takes(0, 1),
+		Long: `Redeem a token that another region made for this one, and wait until trust is exchanged, both sides reach each other and
+the catalog has arrived. With PEER, a token of any other region is refused before it is used. The token is read from a file, from
+standard input for "-", or taken as it is; other users of this host can see what stands on a command line, so prefer a file.`,
+		Example: `  tradewind peer establish --token aws.token
+  ssh aws-gateway tradewind peer generate-token gcp-europe-west1 | tradewind peer establish --token -`,
+		RunE: c.withGateway(peerTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
+			text, err := c.readToken(ctx, from)
+			if err != nil {
+				return err
+			}
+			request := &admin.PeerEstablishRequest{Token: text, Addresses: addresses}
+			if len(args) > 0 {
+				if request.Peer, err = parseRegion(args[0]); err != nil {
+					return err
+				}
+			}
+			steps := c.steps()
+			done, err := gw.PeerEstablish(ctx, request, steps.show)
+			steps.end()
+			if err != nil {
+				return err
+			}
+			return c.established(done)
+		}),
+	}
+	cmd.Flags().StringVar(&from, "token", "-", "file with the token, - for standard input, or the token itself")
+	cmd.Flags().StringSliceVar(&addresses, "advertise", nil,
+		"host:port that the other region shall dial back (default: mesh.advertise, or this host's addresses)")
+	return cmd
+}
+
+func (c *cli) readToken(ctx context.Context, from string) (string, error) {
+	if strings.HasPrefix(from, "tw1.") {
+		return from, nil
+	}
+	in := c.in
+	if from != "-" {
+		f, err := os.Open(from)
+		if err != nil {
+			return "", &exit{exitUsage, fileError("cannot read the token from "+from, err)}
+		}
+		defer f.Close()
+		in = f
+	} else if c.inTTY {
+		c.say("paste the token:")
+	}
+	text, err := attended(ctx, func() (string, error) {
+		b, err := io.ReadAll(io.LimitReader(in, 64<<10)) // a token is below 4 KiB
+		return strings.TrimSpace(string(b)), err
+	})
+	if err != nil {
+		return "", fileError("cannot read the token from "+from, err)
+	}
+	if !strings.HasPrefix(text, "{") {
+		return text, nil
+	}
+	return tokenFromJSON(text)
+}
+
+func (c *cli) established(done *admin.PeerEstablished) error {
+	p := done.Peering
+	c.say("%s is %v after %s: %s offered to you, you export %s to it", p.Region, p.State, span(done.TookSeconds.D()),
+		count(p.Import.Services, "service"), count(p.Export.Services, "service"))
+	if err := c.emit(answer{value: done, names: []string{string(p.Region)}, table: func(s *screen) {
+		c.peerTable(s,
+			[]admin.Peering{p})
+	}}); err != nil {
+		return err
+	}
+	switch {
+	case p.Export.Services == 0:
+		c.next("tradewind services export SERVICE --to %s --allow CALLER", p.Region)
+	case len(p.Import.Names) > 0:
+		c.next("tradewind explain SERVICE %s@%s", p.Import.Names[0], p.Region)
+	default:
+		c.next("tradewind peer show %s", p.Region)
+	}
+	return nil
+}
+
+func (c *cli) peerListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List peers with path, age and counts", Args: takes(0, 0),
+		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, _ []string) error {
+			res, err := gw.PeerList(ctx, &admin.PeerListRequest{})
+			if err != nil {
+				return err
+			}
+			var names []string
+			for _, p := range res.Peerings {
+				names = append(names, string(p.Region))
+			}
+			return c.emit(answer{value: res, items: listOf(res.Peerings), names: names, table: func(s *screen) {
+				if len(res.Peerings) == 0 {
+					s.line("No peers yet.  Add one: tradewind peer generate-token REGION")
+					return
+				}
+				c.peerTable(s, res.Peerings)
+			}})
+		}),
+	}
+}
+
+func (c *cli) peerTable(s *screen, list []admin.Peering) {
+	header := []string{"PEER", "STATE", "PATH", "RTT", "LOSS", "EXPORTED", "IMPORTED", "CATALOG AGE"}
+	if s.wide {
+		header = append(header, "GATEWAY", "SEQ", "FINGERPRINT")
+	}
+	var rows [][]cell
+	for _, p := range list {
+		state := map[federation.PeeringState]style{federation.PeeringActive: good, federation.PeeringFailing: bad,
+			federation.PeeringTerminated: bad}[p.State]
+		path, pathStyle, rtt, loss := "down", bad, "", ""
+		if p.Path.Up {
+			path, pathStyle = p.Path.Lane, plain
+			rtt, loss = secs(p.Path.RTTSeconds), fmt.Sprintf("%.1f%%", p.Path.Loss*100)
+		} else if p.State == federation.PeeringPending || p.State == federation.PeeringPaused {
+			path, pathStyle = "", plain
+		}
+		age, ageStyle := "never", faint
+		if !p.Import.AsOf.IsZero() {
+			age, ageStyle = freshAge(p.Import.Freshness, p.Import.AgeSeconds)
+		}
+		row := []cell{{text: string(p.Region), style: strong}, {text: p.State.String(), style: state}, {text: path, style: pathStyle},
+			{text: rtt}, {text: loss},
+			{text: fmt.Sprint(p.Export.Services)}, {text: fmt.Sprint(p.Import.Services)}, {text: age, style: ageStyle}}
+		if s.wide {
+			row = append(row, text(p.Path.Address, fmt.Sprintf("%d of %d", p.Import.Seq, p.Import.Head), p.Fingerprint)...)
+		}
+		rows = append(rows, row)
+	}
+	s.table(header, rows)
+}
+
+func (c *cli) peerShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "show PEER", Short: "Show everything about one peer", Args: takes(1, 1), ValidArgsFunction: c.completePeers,
+		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
+			region, err := parseRegion(args[0])
+			if err != nil {
+				return err
+			}
+			p, err := gw.PeerShow(ctx, &admin.PeerRequest{Peer: region})
+			if err != nil {
+				return err
+			}
+			return c.emit(answer{value: p, names: []string{string(p.Region)}, table: func(s *screen) { c.peerScreen(s, p) }})
+		}),
+	}
+}
+
+func (c *cli) peerScreen(s *screen, p *admin.Peering) {
+	state := p.State.String()
+	if !p.Since.IsZero() {
+		state += ", since " + c.ago(p.Since)
+	}
+	if p.Reason != "" {
+		state += ": " + p.Reason
+	}
+	path := "down"
+	if p.Path.Up {
+		path = fmt.Sprintf("%s %s, %s, %.1f%% lost, %s", p.Path.Lane, p.Path.Address, secs(p.Path.RTTSeconds), p.Path.Loss*100,
+			count(p.Path.Sessions, "session"))
+	}
+	if !p.Path.Since.IsZero() {
+		path += ", since " + c.ago(p.Path.Since)
+	}
+	age := "nothing has arrived yet"
+	if !p.Import.AsOf.IsZero() {
+		age, _ = freshAge(p.Import.Freshness, p.Import.AgeSeconds)
+		age = fmt.Sprintf("%s, %s old, row %d of %d, epoch %s", count(p.Import.Services, "service"), age, p.Import.Seq, p.Import.Head,
+			p.Import.Epoch)
+	}
+	export := fmt.Sprintf("%s, confirmed %d of %d", count(p.Export.Services, "service"), p.Export.Applied, p.Export.Head)
+	if !p.Export.Confirmed.IsZero() {
+		export += " " + c.ago(p.Export.Confirmed)
+	}
+	s.line("%s", s.paint(strong, string(p.Region)))
+	s.fields("state", state, "trust domain", p.TrustDomain, "fingerprint", p.Fingerprint, "gateways", strings.Join(p.Gateways, ", "),
+		"path", path,
+		"imported", age, "exported", export, "we see", serviceNames(p.Import.Names), "they see", serviceNames(p.Export.Names))
+	if p.Import.Braked {
+		s.line("%s a mass withdrawal of this peer is being held back", s.paint(warn, "!"))
+	}
+	for _, q := range p.Import.Quarantined {
+		s.line("%s refused what it says about %s: %s", s.paint(warn, "!"), q.Service, q.Reason)
+	}
+	if p.Problem != nil {
+		s.problem(*p.Problem)
+	}
+}
+
+func serviceNames(list []federation.ServiceName) string {
+	var names []string
+	for _, n := range list {
+		names = append(names, n.String())
+	}
+	return strings.Join(names, ", ")
+}
+
+func (c *cli) peerWaitCommand() *cobra.Command {
+	var state string
+	cmd := &cobra.Command{
+		Use: "wait PEER", Short: "Wait until a peering is Active", Args: takes(1, 1), ValidArgsFunction: c.completePeers,
+		Example: "  tradewind peer wait gcp-europe-west1 --timeout 1m",
+		RunE: c.withGateway(peerTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
+			region, err := parseRegion(args[0])
+			if err != nil {
+				return err
+			}
+			var want federation.PeeringState
+			if err := want.UnmarshalText([]byte(state)); err != nil {
+				return usage(err.Error(), "use --for Active, Failing, Paused or Terminated")
+			}
+			return c.waitPeer(ctx, gw, region, want)
+		}),
+	}
+	cmd.Flags().StringVar(&state, "for", federation.PeeringActive.String(), "the state to wait for")
+	return cmd
+}
+
+func (c *cli) waitPeer(ctx context.Context, gw *admin.Client, region federation.Region, state federation.PeeringState) error {
+	c.say("waiting for %s to be %v", region, state)
+	p, err := gw.PeerWait(ctx, &admin.PeerWaitRequest{Peer: region, State: state})
+	if err != nil {
+		return err
+	}
+	if err := c.emit(answer{value: p, names: []string{string(p.Region)}, table: func(s *screen) {
+		c.peerTable(s,
+			[]admin.Peering{*p})
+	}}); err != nil {
+		return err
+	}
+	c.next("tradewind services list")
+	return nil
+}
+
+func (c *cli) peerSwitchCommand(use, short, done, then string, call func(*admin.Client, context.Context,
+	*admin.PeerRequest) (*admin.Peering, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: use + " PEER", Short: short, Args: takes(1, 1), ValidArgsFunction: c.completePeers,
+		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
+			region, err := parseRegion(args[0])
+			if err != nil {
+				return err
+			}
+			p, err := call(gw, ctx, &admin.PeerRequest{Peer: region})
+			if err != nil {
+				return err
+			}
+			c.say("%s %s: it is %v now", done, region, p.State)
+			c.next(then, region)
+			return c.emit(answer{value: p, names: []string{string(region)}, table: func(*screen) {}})
+		}),
+	}
+}
+
+func (c *cli) peerRemoveCommand() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "remove PEER", Aliases: []string{"rm"}, Short: "End a peering, here and there", Args: takes(1, 1),
+		ValidArgsFunction: c.completePeers,
+		Long: `End a peering: what the peer showed is gone at once, its trust bundle is forgotten, connections to and from it are
+closed, and the peer is told if it can be reached. To federate again takes a new token.`,
+		RunE: c.withGateway(peerTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
+			region, err := parseRegion(args[0])
+			if err != nil {
+				return err
+			}
+			if c.inTTY && !yes {
+				if err := c.confirm(ctx, fmt.Sprintf("Remove %s, its services and its connections?", region)); err != nil {
+					return err
+				}
+			}
+			if _, err := gw.PeerRemove(ctx, &admin.PeerRequest{Peer: region}); err != nil {
+				return err
+			}
+			c.say("removed %s", region)
+			c.next("tradewind peer list")
+			return nil
+		}),
+	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return cmd
+}

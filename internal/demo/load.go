@@ -1,0 +1,152 @@
+package demo
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// A load sends requests at a fixed rate and keeps what became of each. A request is a GET, so it may be repeated: it is tried
+// again until it succeeds or its deadline passes, and only then has it failed.
+type load struct {
+	url     string
+	rate    int // requests a second
+	timeout time.Duration
+
+	mu      sync.Mutex
+	answers []answer
+}
+
+// answer is the end of one request.
+type answer struct {
+	at      time.Time // when it ended
+	took    time.Duration
+	region  string // who answered; empty: nobody did
+	retries int
+}
+
+// tally sums up the answers since a moment.
+type tally struct {
+	requests, failed, retried int
+	regions                   map[string]int
+	slowest                   time.Duration
+}
+
+// run sends requests until ctx ends, at most rate*timeout at once, and returns after the last one ended.
+func (l *load) run(ctx context.Context) {
+	client := &http.Client{Transport: &http.Transport{
+		DialContext:       (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
+		DisableKeepAlives: true, // a connection is balanced when it is made: each request makes one, so that each shows where traffic goes now
+	}}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	tick := time.NewTicker(time.Second / time.Duration(l.rate))
+	defer tick.Stop()
+	slots := make(chan struct{}, 256)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		select {
+		case slots <- struct{}{}:
+			wg.Go(func() {
+				l.record(l.request(ctx, client))
+				<-slots
+			})
+		default: // all slots wait for an answer: the service is down, and more requests would not tell more
+		}
+	}
+}
+
+func (l *load) request(ctx context.Context, client *http.Client) answer {
+	begin := time.Now()
+	deadline, cancel := context.WithDeadline(context.WithoutCancel(ctx), begin.Add(l.timeout))
+	defer cancel()
+	a := answer{}
+	for {
+		region, err := l.once(deadline, client)
+		a.at, a.took = time.Now(), time.Since(begin)
+		if err == nil {
+			a.region = region
+			return a
+		}
+		if deadline.Err() != nil {
+			return a
+		}
+		a.retries++
+		pause := time.NewTimer(10 * time.Millisecond) // a refused connection costs nothing; ask again soon, not in a spin
+		select {
+		case <-deadline.Done():
+		case <-pause.C:
+		}
+		pause.Stop()
+	}
+}
+
+// once sends the request one time and returns the region that answered.
+func (l *load) once(ctx context.Context, client *http.Client) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url, nil)
+	if err != nil {
+		return "", err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10)); err != nil {
+		return "", err
+	}
+	if res.StatusCode != http.StatusOK {
+		return "", errStatus(res.StatusCode)
+	}
+	return res.Header.Get(regionHeader), nil
+}
+
+type errStatus int
+
+func (e errStatus) Error() string { return http.StatusText(int(e)) }
+
+func (l *load) record(a answer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answers = append(l.answers, a)
+}
+
+// since sums up the requests that ended at or after from.
+func (l *load) since(from time.Time) tally {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := tally{regions: map[string]int{}}
+	for i := len(l.answers) - 1; i >= 0 && !l.answers[i].at.Before(from); i-- {
+		a := l.answers[i]
+		t.requests++
+		t.slowest = max(t.slowest, a.took)
+		if a.retries > 0 {
+			t.retried++
+		}
+		if a.region == "" {
+			t.failed++
+		} else {
+			t.regions[a.region]++
+		}
+	}
+	return t
+}
+
+// firstFrom returns when the first request after from was answered by region, and whether one was.
+func (l *load) firstFrom(from time.Time, region string) (time.Time, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range l.answers {
+		if a.at.After(from) && a.region == region {
+			return a.at, true
+		}
+	}
+	return time.Time{}, false
+}

@@ -1,0 +1,287 @@
+package demo
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/internal/admin"
+	"github.com/tradewind-mesh/tradewind/internal/config"
+)
+
+// A world is the regions of the demo: their processes, links and directories.
+type world struct {
+	dir     string // everything the demo writes; removed at the end
+	gateway string // path of tradewind-gateway
+	self    string // path of tradewind, which also serves as the demo service
+
+	mu      sync.Mutex
+	regions map[federation.Region]*region
+	links   []*link
+	running map[*process]bool
+	wg      sync.WaitGroup
+}
+
+// A region is one gateway process and the services beside it.
+type region struct {
+	name     federation.Region
+	mesh     netip.AddrPort // where the gateway really listens
+	dir      string
+	front    map[federation.Region]string // the address of this gateway for each peer: a link with that pair's delay
+	gateway  *process
+	services []*process
+	backends []netip.AddrPort
+	client   *admin.Client
+}
+
+// A process is one child. It is killed when the demo ends, however it ends.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed after it was waited for
+	log  *tailBuffer
+}
+
+// tailBuffer keeps the last lines that a child wrote, for the message when it fails.
+type tailBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (t *tailBuffer) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.buf.Len() > 64<<10 {
+		t.buf.Next(32 << 10)
+	}
+	return t.buf.Write(b)
+}
+
+// last returns the last lines, at most n.
+func (t *tailBuffer) last(n int) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var lines []string
+	for s := bufio.NewScanner(bytes.NewReader(t.buf.Bytes())); s.Scan(); {
+		lines = append(lines, s.Text())
+	}
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// newWorld prepares a directory and finds the binaries. Nothing runs yet.
+func newWorld() (*world, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find the own program: %w", err)
+	}
+	gateway := filepath.Join(filepath.Dir(self), "tradewind-gateway")
+	if _, err := os.Stat(gateway); err != nil {
+		return nil, &federation.Diagnostic{Code: "TW-8901", What: "tradewind-gateway is not beside " + self,
+			Why: "the demo starts real gateways", Fix: "build both with: make build", Err: err}
+	}
+	dir, err := os.MkdirTemp("", "tradewind-demo-")
+	if err != nil {
+		return nil, fmt.Errorf("make the demo's directory: %w", err)
+	}
+	return &world{dir: dir, gateway: gateway, self: self, regions: map[federation.Region]*region{}, running: map[*process]bool{}}, nil
+}
+
+// close ends every child, by its id, and removes what was written.
+func (w *world) close() {
+	w.mu.Lock()
+	for p := range w.running {
+		_ = p.cmd.Process.Kill()
+	}
+	w.mu.Unlock()
+	w.wg.Wait()
+	_ = os.RemoveAll(w.dir)
+}
+
+// start runs a child until it exits or the world is closed.
+func (w *world) start(name string, args ...string) (*process, error) {
+	p := &process{cmd: exec.Command(name, args...), done: make(chan struct{}), log: &tailBuffer{}}
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	// Should the demo itself be killed, the kernel kills the child: Pdeathsig fires when the starting thread ends, so that
+	// thread is kept for as long as the child lives.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	started := make(chan error, 1)
+	w.wg.Go(func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		if err == nil {
+			w.mu.Lock()
+			w.running[p] = true
+			w.mu.Unlock()
+		}
+		started <- err
+		if err != nil {
+			return
+		}
+		_ = p.cmd.Wait()
+		w.mu.Lock()
+		delete(w.running, p)
+		w.mu.Unlock()
+		close(p.done)
+	})
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", filepath.Base(name), err)
+	}
+	return p, nil
+}
+
+// kill sends SIGKILL and waits until the process is gone.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
+
+// add creates a region with n instances of the demo service. Its gateway is not started.
+func (w *world) add(name federation.Region, n int) error {
+	mesh, err := freePort("udp")
+	if err != nil {
+		return err
+	}
+	r := &region{name: name, mesh: mesh, dir: filepath.Join(w.dir, string(name)), front: map[federation.Region]string{}}
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		return fmt.Errorf("make a region's directory: %w", err)
+	}
+	for range n {
+		address, err := freePort("tcp")
+		if err != nil {
+			return err
+		}
+		r.backends = append(r.backends, address)
+	}
+	w.regions[name] = r
+	return nil
+}
+
+// connect opens the two links between regions a and b.
+func (w *world) connect(ctx context.Context, a, b federation.Region, roundTrip time.Duration) error {
+	for _, pair := range [][2]federation.Region{{a, b}, {b, a}} {
+		l, err := listenLink(w.regions[pair[0]].mesh, roundTrip)
+		if err != nil {
+			return fmt.Errorf("open the link to %s: %w", pair[0], err)
+		}
+		w.regions[pair[0]].front[pair[1]] = l.address()
+		w.links = append(w.links, l)
+		w.wg.Go(func() { l.run(ctx) })
+	}
+	return nil
+}
+
+// startServices starts the instances of r that are not running.
+func (w *world) startServices(r *region) error {
+	r.services = nil
+	for _, address := range r.backends {
+		p, err := w.start(w.self, "demo-service", "--listen", address.String(), "--region", string(r.name))
+		if err != nil {
+			return err
+		}
+		r.services = append(r.services, p)
+	}
+	return nil
+}
+
+// startGateway starts r's gateway on its data directory and returns when it is ready.
+func (w *world) startGateway(ctx context.Context, r *region) error {
+	path := filepath.Join(r.dir, "gateway.hcl")
+	content := fmt.Sprintf("region   = %q\nname     = \"gw-1\"\ndata_dir = %q\n\nmesh {\n  listen = %q\n}\n\nlocal {\n  listen = \"\"\n}\n\n"+
+		"admin {\n  listen = \"\"\n}\n\naccess_log = %q\n", r.name, filepath.Join(r.dir, "data"), r.mesh, filepath.Join(r.dir, "access.log"))
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		return fmt.Errorf("write gateway.hcl: %w", err)
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		return err
+	}
+	if r.gateway, err = w.start(w.gateway, "-config", path); err != nil {
+		return err
+	}
+	if r.client == nil {
+		r.client = admin.NewClient(admin.Target{Socket: cfg.AdminSocket})
+	}
+	return w.until(ctx, 10*time.Second, "the gateway of "+string(r.name)+" to be ready", func() error {
+		select {
+		case <-r.gateway.done:
+			return fatal{fmt.Errorf("the gateway of %s stopped:\n%s", r.name, r.gateway.log.last(12))}
+		default:
+		}
+		status, err := r.client.Status(ctx, &admin.StatusRequest{})
+		if err == nil && status.State != admin.StateReady {
+			err = fmt.Errorf("it is %s", status.State)
+		}
+		return err
+	})
+}
+
+// fatal is an error that waiting does not mend.
+type fatal struct{ error }
+
+// until asks again and again, every 20 ms, until ask returns nil, a fatal error, or limit has passed.
+func (w *world) until(ctx context.Context, limit time.Duration, what string, ask func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ask()
+		var f fatal
+		if err == nil || errors.As(err, &f) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("timed out after %v waiting for %s: %w", limit, what, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// apply puts resources into r, all together.
+func (r *region) apply(ctx context.Context, resources ...federation.Resource) error {
+	_, err := r.client.ApplyResources(ctx, &admin.ChangeRequest{Owner: "demo", Put: resources})
+	return err
+}
+
+// federate makes a token in a, for b, and redeems it there.
+func (w *world) federate(ctx context.Context, a, b *region) error {
+	token, err := a.client.PeerGenerateToken(ctx, &admin.PeerTokenRequest{Peer: b.name, Addresses: []string{a.front[b.name]}})
+	if err != nil {
+		return err
+	}
+	request := &admin.PeerEstablishRequest{Token: token.Token, Addresses: []string{b.front[a.name]}}
+	_, err = b.client.PeerEstablish(ctx, request, func(admin.PeerStep) {})
+	return err
+}
+
+// freePort returns a loopback address that was free a moment ago.
+func freePort(network string) (netip.AddrPort, error) {
+	if network == "udp" {
+		c, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			return netip.AddrPort{}, fmt.Errorf("find a free port: %w", err)
+		}
+		defer c.Close()
+		return netip.ParseAddrPort(c.LocalAddr().String())
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("find a free port: %w", err)
+	}
+	defer l.Close()
+	return netip.ParseAddrPort(l.Addr().String())
+}
