@@ -1,0 +1,57 @@
+# Tradewind's targets. `make help` lists them.
+SHELL := /bin/bash
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 30s
+# Several packages' tests assert what happens within milliseconds; more of them side by side than there are cores blurs that.
+TESTFLAGS ?= -p 2 -shuffle=on -timeout 10m
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test race lint fuzz e2e kills simulate man check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/tradewind and bin/tradewind-gateway
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/tradewind ./cmd/tradewind-gateway
+
+demo: build ## three regions on this machine: federate, load, kill, heal, deny (ARGS="--once -o json" runs it unattended)
+	@bin/tradewind demo $(ARGS)
+
+test: ## run the tests (no root, no network)
+	$(GO) vet ./...
+	$(GO) test $(TESTFLAGS) ./...
+
+race: ## run the tests under the race detector (needs a C compiler)
+	$(GO) test -race $(TESTFLAGS) ./...
+
+lint: ## formatting, vet and the linters of .golangci.yml (fetched as a Go module)
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not formatted: $$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2 run
+
+fuzz: ## fuzz every decoder, FUZZTIME each (default 30s)
+	@for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz'); do \
+	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; \
+	done
+
+e2e: build ## real programs in three network namespaces (root; says what it misses otherwise)
+	$(GO) test -count=1 -timeout 25m -v ./e2e/...
+
+kills: ## 200 kill -9 of a gateway's store under write load; prints the acknowledged writes lost
+	TRADEWIND_KILLS=200 $(GO) test -count=1 -timeout 30m -v -run Kill ./federation/store/... ./e2e/...
+
+simulate: ## many seeds of the catalog exchange between five regions (TRADEWIND_SEEDS, default 2000)
+	TRADEWIND_SEEDS=$${TRADEWIND_SEEDS:-2000} $(GO) test -count=1 -timeout 60m -v -run Simulation ./federation/exchange/
+
+man: build ## write the manual pages to man/
+	@mkdir -p man && bin/tradewind man man && ls man | wc -l
+
+check: lint test ## what a change must pass before it is proposed
+
+clean: ## remove what was built
+	rm -rf bin man

@@ -1,0 +1,191 @@
+package floors
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/tradewind-mesh/tradewind/"
+
+// house lists every room with its floor. A room may import rooms on lower floors of its own wing and of the wings that its
+// wing may know (see mayKnow); nothing sideways, nothing up.
+var house = map[string]int{
+	"federation":                 0, // the nouns and their rules of value
+	"federation/policy":          1, // intentions and exports as pure decisions
+	"federation/exchange":        1, // catalog exchange: pure machine and codec
+	"federation/trust":           2, // region CA, SVIDs, bundles, tls.Config builders
+	"federation/trust/trusttest": 3, // authorities and forged certificates for tests
+	"federation/health":          1, // active checks
+	"federation/registry":        1, // merges the sources into the local catalog
+	"federation/store":           1, // the region's durable state
+	"federation/store/storetest": 2, // the suite every store must pass
+	"federation/peering":         3, // one owner per peering
+	"federation/controlplane":    3, // resources in, views out
+
+	"gateways/splice":  0, // bytes both ways
+	"gateways/flow":    0, // the flow protocol: pure machine and codec
+	"gateways/route":   2, // Compile(View) to an immutable Snapshot
+	"gateways/tunnel":  2, // sessions with peers; the only importer of quic-go's transport
+	"gateways/balance": 3, // picks an endpoint; the mutable load state
+	"gateways/mesh":    4, // the east-west data path
+
+	"providers/file":         2, // instances from watched files
+	"providers/providertest": 2, // the contract every provider must pass
+
+	"internal/floors": 0, // this test
+	"internal/config": 5, // gateway.hcl and resource files
+	"internal/admin":  5, // the admin API: server and client
+	"internal/agent":  6, // the composition root
+	"internal/demo":   6, // three regions on one machine, measured while they run
+
+	"cmd/tradewind":         7,
+	"cmd/tradewind-gateway": 7,
+
+	"e2e/world": 7, // clouds made of namespaces, for the tests of e2e
+}
+
+// mayKnow says which other wings a wing may import.
+var mayKnow = map[string][]string{
+	"federation": nil,
+	"gateways":   {"federation"},
+	"providers":  {"federation"},
+	"internal":   {"federation", "gateways", "providers"},
+	"cmd":        {"federation", "gateways", "providers", "internal"},
+	"e2e":        {"federation", "gateways", "providers", "internal"},
+}
+
+// only names the rooms that alone may import a library from outside, with the reason.
+var only = []struct{ library, room, why string }{
+	{"github.com/quic-go/quic-go", "gateways/tunnel", "the transport must stay replaceable, and its traps are known in one room"},
+	{"go.etcd.io/bbolt", "federation/store", "everything durable goes through the store's seam"},
+	{"github.com/hashicorp/hcl/v2", "internal/config", "HCL is a skin over resources; no room below may depend on it"},
+	{"github.com/spf13/cobra", "cmd/tradewind", "flags are read in main, nowhere else"},
+	{"connectrpc.com/connect", "internal/admin", "the admin protocol is one room's business"},
+	{"google.golang.org/grpc", "federation/health", "only the gRPC health check speaks gRPC"},
+	{"github.com/fsnotify/fsnotify", "providers/file", "files are watched in one room"},
+}
+
+// pure lists rooms that may not import these packages of the standard library: they are machines without socket or clock.
+var pure = map[string][]string{
+	"federation":          {"net", "net/http", "os", "context"},
+	"federation/policy":   {"net", "net/http", "os", "context", "time", "sync"},
+	"federation/exchange": {"net", "net/http", "os", "context", "sync"},
+	"gateways/flow":       {"net", "net/http", "os", "context", "sync", "time"},
+}
+
+func TestImportsFollowThePlan(t *testing.T) {
+	root := filepath.Join("..", "..")
+	rooms := map[string]bool{}
+	walk(t, root, func(room, file, imported string) {
+		rooms[room] = true
+		if _, listed := house[room]; !listed {
+			t.Errorf("%s: room %q is not in the plan of the house: add it to the table with its floor and owner", file, room)
+			return
+		}
+		checkOutside(t, room, file, imported)
+		target, inside := strings.CutPrefix(imported, module)
+		if !inside {
+			return
+		}
+		if _, listed := house[target]; !listed {
+			t.Errorf("%s imports %q, which is not in the plan", file, target)
+			return
+		}
+		checkInside(t, room, file, target)
+	})
+	for room := range house {
+		if !rooms[room] {
+			t.Errorf("room %q is in the plan but holds no code: rooms are not opened empty", room)
+		}
+	}
+}
+
+func checkInside(t *testing.T, room, file, target string) {
+	t.Helper()
+	from, to := wing(room), wing(target)
+	if from != to {
+		for _, known := range mayKnow[from] {
+			if known == to {
+				return
+			}
+		}
+		t.Errorf("%s: wing %q may not know wing %q (imports %s)", file, from, to, target)
+		return
+	}
+	if house[target] >= house[room] {
+		t.Errorf("%s: %s (floor %d) imports %s (floor %d): only lower floors may be imported", file, room, house[room], target, house[target])
+	}
+}
+
+func checkOutside(t *testing.T, room, file, imported string) {
+	t.Helper()
+	for _, rule := range only {
+		if (imported == rule.library || strings.HasPrefix(imported, rule.library+"/")) && room != rule.room {
+			t.Errorf("%s: only %s may import %s: %s", file, rule.room, rule.library, rule.why)
+		}
+	}
+	for _, banned := range pure[room] {
+		if imported == banned && !allowedPure[room+" "+imported] {
+			t.Errorf("%s: %s is pure and may not import %q", file, room, imported)
+		}
+	}
+}
+
+// allowedPure are uses of a banned package that do no I/O.
+var allowedPure = map[string]bool{
+	"federation net": true, // net.SplitHostPort, to validate an address
+}
+
+func wing(room string) string { w, _, _ := strings.Cut(room, "/"); return w }
+
+// walk calls see for every import of every non-test Go file below root. It parses in process, so that a cached test result
+// is invalidated by the files it opened.
+func walk(t *testing.T, root string, see func(room, file, imported string)) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := d.Name()
+		if d.IsDir() && p != root && (strings.HasPrefix(name, ".") || name == "testdata" || hasGoMod(p)) {
+			return fs.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		rel, err := filepath.Rel(root, p)
+		if err != nil {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		room := path.Dir(filepath.ToSlash(rel))
+		see(room, rel, "") // a file without imports is still in a room
+		for _, imp := range f.Imports {
+			value, err := strconv.Unquote(imp.Path.Value)
+			if err != nil {
+				return err
+			}
+			see(room, rel, value)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// hasGoMod reports whether dir is a module of its own.
+func hasGoMod(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
+}
