@@ -51,8 +51,42 @@ answer was not "yes". Nothing was changed. With --yes it does not ask.`},
 does not exist, or this user may not write there. What the gateway had already done is said in the message.`},
 	{"TW-8024", "There is no such code or command", `"tradewind help" explains commands and codes such as TW-8024. The code is not one
 of this version: it may come from a newer gateway, or be mistyped.`},
-	{"TW-8025", "The checks found errors", `"tradewind check" runs every check of the gateway and prints those that did not pass, each
-with its own code, cause and fix. The exit code is 3 when there are errors, and 4 with --strict when there are only warnings.`},
 	{"TW-8026", "The gateway works, but not as well as it should", `With --strict, "tradewind status" and "tradewind check" end with
 exit code 4 when a peer's catalog is stale, traffic goes the slower way, or there are warnings. The lines above say which.`},
+	{"TW-8901", "The demo needs tradewind-gateway", `The demo starts real gateways and looks for tradewind-gateway in the directory of
+the tradewind program. Build both with "make build", or install both in one place.`},
+	{"TW-8902", "The log level is unknown", `The levels are debug, info, warn and error. The level was not changed.`},
+	{"TW-8903", "There is no such service", `No source of this region has the service and no peer shows it. "tradewind services list" shows
+what there is; a peer shows a service once it has an export for this region there.`},
+	{"TW-8904", "The public key cannot be read", `A certificate is issued for a public key in PKIX form, one PEM block of type PUBLIC KEY.
+"tradewind cert issue" makes a key and sends its public part; with a key of your own: openssl pkey -in KEY -pubout.`},
+	{"TW-8905", "No gateway of a peer can be reached", `None of the sessions with the peer's gateways is alive, and dialling them fails
+with the cause shown. As a rule UDP to the peer's mesh port is blocked, or its gateway is down. "tradewind check --peer REGION" says more.`},
+	{"TW-8906", "A caller or destination is not understood", `A caller is written "web", "shop/web", "web@region" or as its SPIFFE ID, a
+destination "checkout", "shop/checkout" or "checkout@region". A region must be this one or a peer.`},
+	{"TW-8911", "The region's store cannot be read", `Reading the embedded database failed. Traffic goes on with what is in memory, but
+nothing can be changed. Look at the disk of the data directory and the kernel log, then restart the gateway.`},
+	{"TW-8912", "The disk of the data directory is nearly full", `The region's state needs little room, but when the disk is full no
+change can be written. Traffic goes on. Free some space; nothing needs to be restarted.`},
+	{"TW-8913", "A certificate is about to end", `Gateways renew their own certificate at half of its twelve hours, and a CA lasts five
+years. A gateway's certificate that is not renewed has its reason in the log. For a CA, rotate it, or establish the peerings again.`},
+	{"TW-8914", "The kernel limits UDP buffers", `A burst that does not fit into the socket's buffer is dropped and sent again, which costs
+throughput on fast links. Allow 7 MiB: sysctl -w net.core.rmem_max=7340032 net.core.wmem_max=7340032, and put both lines into a file in
+/etc/sysctl.d so that they survive a reboot.`},
+	{"TW-8915", "Peers have no address to dial", `The host has no address that another one could reach, so tokens would carry none. Set
+mesh.advertise in gateway.hcl to what peers dial: a load balancer, a public address, a DNS name.`},
+	{"TW-8916", "A source cannot be read", `The source of instances failed with the cause shown. Its last complete set stays in use and its
+age grows. It is tried again by itself.`},
+	{"TW-8917", "A service has no healthy instance", `Calls to the service are answered by another region, if one has it, and fail
+otherwise. The reason of the first failing instance is shown; "tradewind services show NAME" lists all of them.`},
+	{"TW-8918", "A peering is not in use", `It waits for its token to be redeemed, was paused, or was removed by one side. The reason is
+shown. A paused one goes on with "tradewind peer resume REGION"; a removed one is established again with a new token.`},
+	{"TW-8919", "A peering does not work", `It was established and no session makes progress now. What was imported stays in use and ages.
+"tradewind peer show REGION" has the last error and the next attempt.`},
+	{"TW-8920", "A peer's catalog is not fresh", `The peer has not confirmed for more than five seconds that what we have is all it has.
+Its services stay in use, behind those of fresh peers; after max_stale they are withdrawn.`},
+	{"TW-8921", "Only one side can dial the other", `Everything works over sessions that one side opens, but when that side cannot dial, no
+session is made. Open the mesh port in the other direction too, or accept it.`},
+	{"TW-8922", "There is no way for traffic to a peer", `No flow session with the peer is alive, so calls go to other regions. Check that
+UDP to the peer's mesh port is open both ways; the last error is shown.`},
 }

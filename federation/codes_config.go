@@ -11,6 +11,10 @@ user, or holds no *.hcl file. Write a first one with: tradewind init REGION`},
 end in .hcl or .json, from directories of such files, and from standard input when the name is a hyphen.`},
 	{"TW-1004", "Resources are not valid", `A file declares something that does not exist, or gives it a value it cannot have. Every error of every
 file is shown with its line, and nothing was changed: resources are applied all together or not at all.`},
+	{"TW-1005", "The access log cannot be written", `The file named by access_log does not exist in a directory that this user may write
+to. Set it to a writable file, to "stdout" or to "off".`},
+	{"TW-1006", "A watched resources directory is not in force", `A file in resources_dir does not parse, or what it declares was refused.
+The resources that were applied last stay in force. The files are read again within a second of any change.`},
 	{"TW-1101", "The data directory cannot be used", `The gateway keeps its keys and state in data_dir. The directory cannot be made or
 read, or others may write it, or state.db is readable by others. Give it to the gateway's user: chmod 700 DIR; chmod 600 DIR/state.db`},
 	{"TW-1102", "The data directory is in use", `Another process works on the same data_dir; two writers would destroy it. The lock goes

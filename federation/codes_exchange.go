@@ -64,4 +64,7 @@ var exchangeCodes = []CodeHelp{
 		"The import is older than the peering's max_stale, so that its services are no longer used. It comes back by itself with the peer."},
 	{"TW-4021", "the session reached another region than it should",
 		"The gateway at the other end greeted as a region other than the peer. Check the peer's gateway addresses."},
+	{"TW-4022", "an import was withdrawn because the peer is not trusted any more",
+		"Every root in the peer's trust bundle has expired or was revoked. Nothing of the peer is used until it sends a bundle that is accepted. If it " +
+			"cannot, because its root is gone for good, remove the peering and establish it again with a new token."},
 }

@@ -20,7 +20,7 @@ import (
 )
 
 func (c *cli) certCommand() *cobra.Command {
-	return group("cert", "Issue, list and revoke certificates", "", c.certListCommand(), c.certIssueCommand(), c.certRevokeCommand())
+	return group("cert", "Issue, list and revoke certificates", "", c.certListCommand(), c.certIssueCommand(), c.certRevokeCommand(), c.certRotateCommand())
 }
 
 func (c *cli) certListCommand() *cobra.Command {
@@ -194,4 +194,35 @@ func writeFile(path, content string) error {
 
 func fileError(what string, err error) error {
 	return &federation.Diagnostic{Code: "TW-8023", What: what, Why: err.Error(), Fix: "check the path and its permissions", Err: err}
+}
+
+func (c *cli) certRotateCommand() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "rotate-ca", Short: "Give the region a new root", Args: takes(0, 0),
+		Long: `Give the region a new root beside the old one. The old root signs the new one, so peers accept it at once; it stays trusted
+until everything it signed has ended. No connection is dropped.`,
+		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, _ []string) error {
+			if c.inTTY && !yes {
+				if err := c.confirm(ctx, "Make a new root?"); err != nil {
+					return err
+				}
+			}
+			res, err := gw.CertRotateCA(ctx, &admin.CertRotateCARequest{})
+			if err != nil {
+				return err
+			}
+			c.say("the region has a new root; its fingerprint is %s", res.Bundles[0].Fingerprint)
+			c.next("tradewind cert list")
+			return c.emit(answer{value: res, items: listOf(res.Bundles), table: func(s *screen) {
+				for _, b := range res.Bundles {
+					if b.Own {
+						s.line("%s  %d roots  %s", b.TrustDomain, b.Roots, b.Fingerprint)
+					}
+				}
+			}})
+		}),
+	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return cmd
 }

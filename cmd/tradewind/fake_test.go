@@ -77,7 +77,7 @@ func (g *fakeGateway) Status(context.Context, *admin.StatusRequest) (*admin.Stat
 	if g.lonely {
 		return st, nil
 	}
-	st.Traffic = admin.Traffic{Active: 120, Opened: 18204, Denied: 3, OpenedPerSecond: 42.5, P99ConnectSeconds: 0.011}
+	st.Traffic = admin.Traffic{Active: 120, Opened: 18204, Denied: 3}
 	st.Services = admin.ServiceCounts{Local: 9, Imported: 20, Exported: 9, Failing: 1}
 	st.Failovers = []admin.FailoverStatus{{Service: service("catalog"), From: "azure-westeurope", To: "gcp-europe-west1",
 		Since: before(4 * time.Minute), Reason: "path down"}}
@@ -309,7 +309,11 @@ func (g *fakeGateway) PeerWait(ctx context.Context, r *admin.PeerWaitRequest) (*
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	return g.PeerShow(ctx, &admin.PeerRequest{Peer: r.Peer})
+	p, err := g.PeerShow(ctx, &admin.PeerRequest{Peer: r.Peer})
+	if err == nil {
+		p.State = r.State
+	}
+	return p, err
 }
 
 func (g *fakeGateway) PeerList(context.Context, *admin.PeerListRequest) (*admin.PeerListResponse, error) {
@@ -361,6 +365,10 @@ func (g *fakeGateway) CertIssue(_ context.Context, r *admin.CertIssueRequest) (*
 	g.asked = append(g.asked, *r)
 	return &admin.CertIssueResponse{Serial: "3c", ID: "spiffe://aws-us-east-1.mesh.internal/ns/shop/svc/web", ChainPEM: "chain\n",
 		BundlePEM: "roots\n", NotAfter: after(time.Hour)}, nil
+}
+
+func (g *fakeGateway) CertRotateCA(ctx context.Context, _ *admin.CertRotateCARequest) (*admin.CertListResponse, error) {
+	return g.CertList(ctx, nil)
 }
 
 func (g *fakeGateway) CertRevoke(_ context.Context, r *admin.CertRevokeRequest) (*admin.CertRevokeResponse, error) {

@@ -19,9 +19,7 @@ func (c *cli) peerCommand() *cobra.Command {
 (generate-token), the other redeems it (establish). The token works once, for one region, for 15 minutes; afterwards no secret exists
 that could leak.`,
 		c.peerTokenCommand(), c.peerEstablishCommand(), c.peerListCommand(), c.peerShowCommand(), c.peerWaitCommand(),
-		c.peerSwitchCommand("pause", "Hold a peering: no session, what it showed ages", "paused", "tradewind peer resume %s",
-			(*admin.Client).PeerPause),
-		c.peerSwitchCommand("resume", "Let a paused peering go on", "resumed", "tradewind peer wait %s", (*admin.Client).PeerResume),
+		c.peerPauseCommand(), c.peerResumeCommand(),
 		c.peerRemoveCommand())
 }
 
@@ -317,25 +315,48 @@ func (c *cli) waitPeer(ctx context.Context, gw *admin.Client, region federation.
 	}}); err != nil {
 		return err
 	}
-	c.next("tradewind services list")
+	if state == federation.PeeringActive {
+		c.next("tradewind services list")
+	}
 	return nil
 }
 
-func (c *cli) peerSwitchCommand(use, short, done, then string, call func(*admin.Client, context.Context,
-	*admin.PeerRequest) (*admin.Peering, error)) *cobra.Command {
+func (c *cli) peerPauseCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: use + " PEER", Short: short, Args: takes(1, 1), ValidArgsFunction: c.completePeers,
+		Use: "pause PEER", Short: "Hold a peering: no session, what it showed ages", Args: takes(1, 1), ValidArgsFunction: c.completePeers,
 		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
 			region, err := parseRegion(args[0])
 			if err != nil {
 				return err
 			}
-			p, err := call(gw, ctx, &admin.PeerRequest{Peer: region})
+			if _, err := gw.PeerPause(ctx, &admin.PeerRequest{Peer: region}); err != nil {
+				return err
+			}
+			p, err := gw.PeerWait(ctx, &admin.PeerWaitRequest{Peer: region, State: federation.PeeringPaused})
 			if err != nil {
 				return err
 			}
-			c.say("%s %s: it is %v now", done, region, p.State)
-			c.next(then, region)
+			c.say("paused %s: it is %v now", region, p.State)
+			c.next("tradewind peer resume %s", region)
+			return c.emit(answer{value: p, names: []string{string(region)}, table: func(*screen) {}})
+		}),
+	}
+}
+
+func (c *cli) peerResumeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "resume PEER", Short: "Let a paused peering go on", Args: takes(1, 1), ValidArgsFunction: c.completePeers,
+		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
+			region, err := parseRegion(args[0])
+			if err != nil {
+				return err
+			}
+			p, err := gw.PeerResume(ctx, &admin.PeerRequest{Peer: region})
+			if err != nil {
+				return err
+			}
+			c.say("resumed %s: the gateway connects to it now", region)
+			c.next("tradewind peer wait %s", region)
 			return c.emit(answer{value: p, names: []string{string(region)}, table: func(*screen) {}})
 		}),
 	}

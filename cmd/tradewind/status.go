@@ -76,12 +76,6 @@ func (c *cli) showStatus(s *screen, st *admin.Status) {
 		services += s.paint(bad, fmt.Sprintf(", %d failing", st.Services.Failing))
 	}
 	traffic := fmt.Sprintf("%d open, %d opened, %d denied, %d failed", t.Active, t.Opened, t.Denied, t.Failed)
-	if t.OpenedPerSecond > 0 {
-		traffic += fmt.Sprintf(", %.1f new/s", t.OpenedPerSecond)
-	}
-	if t.P99ConnectSeconds > 0 {
-		traffic += ", p99 connect " + secs(t.P99ConnectSeconds)
-	}
 	pairs := []string{"gateway", st.Gateway + " in " + st.TrustDomain, "services", services, "traffic", traffic, "certificates",
 		c.certificates(st.Certificates)}
 	if s.wide {

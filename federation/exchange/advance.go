@@ -190,7 +190,7 @@ func (m *Machine) publish() {
 		case federation.FreshnessOld:
 			m.alarm(DiagOld, fmt.Sprintf("the import from %s is old", m.cfg.Peer), m.reason())
 		case federation.FreshnessExpired:
-			m.alarm(DiagExpired, fmt.Sprintf("the import from %s was withdrawn", m.cfg.Peer), m.reason())
+			m.alarmWithdrawn()
 		}
 	}
 	switch {
@@ -199,10 +199,13 @@ func (m *Machine) publish() {
 			m.shownState = m.state
 			m.emit(Publish{})
 		}
-	case m.state != m.shownState || m.urgentPublish || len(m.changed) > 0 && !m.now.Before(m.publishedAt.Add(publishEvery)):
-		m.emit(Publish{Import: m.compose()})
-		m.shownState, m.publishedAt, m.urgentPublish, m.healthMoved = m.state, m.now, false, false
+	case m.state == m.shownState && !m.urgentPublish && m.now.Before(m.publishedAt.Add(publishEvery)):
+	case m.compose() || m.state != m.shownState:
+		m.emit(Publish{Import: &federation.Import{Peer: m.cfg.Peer, Epoch: m.imp.applied.Epoch, Seq: m.imp.applied.Seq, Freshness: m.state,
+			AsOf: m.asOf, Services: m.published}})
+		m.shownState, m.publishedAt, m.healthMoved = m.state, m.now, false
 	}
+	m.urgentPublish = m.urgentPublish && len(m.changed) > 0
 	if m.healthMoved {
 		m.healthMoved = false
 		if m.shownState != federation.FreshnessExpired {
@@ -211,29 +214,45 @@ func (m *Machine) publish() {
 	}
 }
 
-// compose builds the import from the one before it and what has changed since.
-func (m *Machine) compose() *federation.Import {
-	if len(m.changed) > 0 || m.published == nil {
-		services := maps.Clone(m.published)
-		if services == nil {
-			services = map[federation.ServiceName]*federation.ImportedService{}
-		}
-		for wire := range m.changed {
-			name, err := federation.ParseServiceName(wire)
-			if err != nil || name.String() != wire {
-				continue // a row that could never be good
-			}
-			if svc := m.visible(wire); svc != nil {
-				services[name] = svc
-			} else {
-				delete(services, name)
-			}
-		}
-		m.published = services
-		clear(m.changed)
+// alarmWithdrawn tells why an import is gone, unless an operator wanted it so.
+func (m *Machine) alarmWithdrawn() {
+	what := fmt.Sprintf("the import from %s was withdrawn", m.cfg.Peer)
+	switch {
+	case !m.trusted:
+		m.alarm(DiagUntrusted, what, m.reason())
+	case !m.peerGone:
+		m.alarm(DiagExpired, what, m.reason())
 	}
-	return &federation.Import{Peer: m.cfg.Peer, Epoch: m.imp.applied.Epoch, Seq: m.imp.applied.Seq, Freshness: m.state, AsOf: m.asOf,
-		Services: m.published}
+}
+
+// compose builds the services of the next import from those of the last and what has changed since. It reports whether they
+// differ; maps that were published are never written to.
+func (m *Machine) compose() bool {
+	var services map[federation.ServiceName]*federation.ImportedService
+	for wire := range m.changed {
+		name, err := federation.ParseServiceName(wire)
+		if err != nil || name.String() != wire {
+			continue // a row that could never be good
+		}
+		svc := m.visible(wire)
+		if svc == m.published[name] {
+			continue
+		}
+		if services == nil {
+			if services = maps.Clone(m.published); services == nil {
+				services = make(map[federation.ServiceName]*federation.ImportedService, len(m.changed))
+			}
+		}
+		if services[name] = svc; svc == nil {
+			delete(services, name)
+		}
+	}
+	clear(m.changed)
+	if services == nil {
+		return false
+	}
+	m.published = services
+	return true
 }
 
 // persist asks for Saved to be stored when it has changed, or the age in it has.

@@ -27,6 +27,7 @@ const (
 	DiagOld          federation.Code = "TW-4019"
 	DiagExpired      federation.Code = "TW-4020"
 	DiagWrongPeer    federation.Code = "TW-4021"
+	DiagUntrusted    federation.Code = "TW-4022"
 )
 
 // diagnosticOf is the diagnostic code that stands for a close code of our own; "" when the close is no trouble.

@@ -120,31 +120,3 @@ func many(services, slots int) federation.ExportView {
 	}
 	return v
 }
-
-func TestSmoke(t *testing.T) {
-	p := newPair(t)
-	p.a.take(p.a.m.SetExport(p.now, view(exported("web", slot("i-1", 1, 1), slot("i-2", 0, 1)), exported("db"))))
-	p.b.take(p.b.m.SetExport(p.now, view()))
-	p.connect()
-	p.run(3 * time.Second)
-	t.Logf("%+v", p.b.m.Status())
-	t.Logf("%+v", p.b.imp)
-	for _, s := range p.b.imp.Services {
-		t.Logf("%+v", s)
-		h, n := s.Lane.Sum()
-		t.Log(h, n)
-	}
-	p.a.take(p.a.m.SetHealth(p.now, federation.ServiceName{Namespace: "default", Name: "web"}, []federation.ExportedSlot{slot("i-2", 1, 1)}))
-	p.settle()
-	for _, s := range p.b.imp.Services {
-		h, n := s.Lane.Sum()
-		t.Log(s.Name, h, n)
-	}
-	p.a.take(p.a.m.SetExport(p.now, many(3000, 10)))
-	p.run(2 * time.Second)
-	t.Logf("%+v", p.b.m.Status())
-	t.Log(len(p.b.imp.Services))
-	if p.a.closed != nil || p.b.closed != nil {
-		t.Fatal(p.a.closed, p.b.closed)
-	}
-}

@@ -134,6 +134,11 @@ func (m *Machine) restore(saved []byte) error {
 		return errSavedDigest
 	}
 	m.imp.applied = at
+	for _, r := range m.imp.rows {
+		if r.fault != nil {
+			m.imp.say(r, r.seq, Digest{}) // this life may understand what the last one did not: ask for it again
+		}
+	}
 	m.head = Cursor{Epoch: at.Epoch}
 	if m.had {
 		m.asOf = time.Unix(0, int64(asOf))

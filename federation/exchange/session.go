@@ -67,6 +67,9 @@ func (m *Machine) Connected(now time.Time) []Action {
 	}
 	for _, r := range m.imp.rows {
 		r.hv, r.missed, r.named, r.asked = 0, 0, false, time.Time{}
+		if r.fault == faultTotalQuota {
+			m.imp.say(r, r.seq, Digest{}) // there may be room by now: with no hash, it is asked for and judged again
+		}
 	}
 	m.acked = n
 	h := hello{versionMin: version, versionMax: version, features: knownFeatures, region: []byte(m.cfg.Local), epoch: m.log.epoch, known: m.imp.known,
@@ -208,7 +211,7 @@ func (m *Machine) onHello(b []byte) {
 	s.window = int(min(h.window, uint64(m.lim.Window)))
 	s.headDue = m.now.Add(time.Duration(m.cfg.Rand.Int64N(int64(headEvery)))) // so that peers do not all beat at once
 	m.noteClock(h.time)
-	m.judgeOwnEpoch(h.known)
+	m.judgeOwnEpoch(h.known, h.cursor)
 	m.judgePeerEpoch(h.epoch)
 	if !s.fenced {
 		m.peerGone = false
@@ -233,18 +236,19 @@ func (m *Machine) judgePeerEpoch(e federation.Epoch) {
 		s.closeSoon(m.now, CodeSplitBrain, m.trouble)
 	case e != known:
 		m.imp.known, m.peerHeld, m.rowsMoved = e, false, true
+		m.persistedAt = time.Time{} // at once: a fence that is forgotten is none
 	default:
-		m.peerHeld = false
+		m.peerHeld = false // the life that we have known all along
 	}
 	if !s.fenced {
 		m.head, m.headAt = Cursor{Epoch: e}, time.Time{} // what was said in another session, or life, is nothing to wait for
 	}
 }
 
-// judgeOwnEpoch looks whether the peer remembers a later life of ours than this one.
-func (m *Machine) judgeOwnEpoch(known federation.Epoch) {
+// judgeOwnEpoch looks whether the peer remembers a later life of ours than this one, or more of this one than there was.
+func (m *Machine) judgeOwnEpoch(known federation.Epoch, has Cursor) {
 	own := m.log.epoch
-	if known.Counter < own.Counter || known == own {
+	if known.Counter < own.Counter || known == own && (has.Epoch != own || has.Seq <= m.log.seq) {
 		return
 	}
 	m.sess.mute = true
@@ -260,7 +264,7 @@ func (m *Machine) judgeOwnEpoch(known federation.Epoch) {
 		m.alarm(DiagJumpTooOften, "this region's epoch had to jump too often", m.trouble)
 	default:
 		m.alarm(DiagJumped, fmt.Sprintf("peer %s remembers a later life of this region", m.cfg.Peer),
-			fmt.Sprintf("it knows epoch %v, this is %v", known, own))
+			fmt.Sprintf("it knows %v and has %v, this is %v", known, has, m.log.cursor()))
 		m.emit(JumpEpoch{AtLeast: known.Counter})
 	}
 }

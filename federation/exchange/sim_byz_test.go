@@ -11,7 +11,7 @@ import (
 
 // mutate is what a byzantine region does to some of its frames.
 func (w *world) mutate(lane Lane, f []byte) (Lane, []byte) {
-	if !w.chance(0.03) {
+	if w.calm || !w.chance(0.03) {
 		return lane, f
 	}
 	w.counts.mutants++

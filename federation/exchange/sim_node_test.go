@@ -362,6 +362,9 @@ func (p *simPeer) fire(at time.Time) {
 	}
 	p.tick = time.Time{}
 	p.act(p.m.Tick(p.n.clock()))
+	if at := p.m.Deadline(); !at.IsZero() && !at.After(p.n.clock()) {
+		p.n.w.fail("%v: Tick left something undone: %+v", p, p.m.Status())
+	}
 }
 
 func (p *simPeer) String() string { return fmt.Sprintf("%s<-%s", p.n.region, p.other.region) }

@@ -122,8 +122,10 @@ func (m *Machine) reason() string {
 		return "the peer removed the peering"
 	case m.lagging():
 		return "the peer's head is ahead and nothing comes"
-	case state == federation.FreshnessLive:
+	case state == federation.FreshnessLive && !m.peerHeld:
 		return ""
+	case m.peerHeld:
+		return m.trouble
 	}
 	why := "nothing was imported yet"
 	if m.had {

@@ -114,7 +114,8 @@ func TestHTTP(t *testing.T) {
 	if o := get("/ok?a=b%20c"); o.err != nil || clean(o.output) != "shop.example.com a=b%20c tradewind-health/1 close=true[2J" {
 		t.Errorf("ok gives %+v", o)
 	}
-	for path, want := range map[string]string{"/down": "answered 503 Service Unavailable", "/moved": "answered 302 Found", "/none": "answered 404 Not Found"} {
+	for path, want := range map[string]string{"/down": "answered 503 Service Unavailable", "/moved": "answered 302 Found",
+		"/none": "answered 404 Not Found"} {
 		if o := get(path); o.err == nil || o.err.Error() != want || o.definitive {
 			t.Errorf("%s gives %+v, want %s", path, o, want)
 		}
@@ -141,7 +142,8 @@ func TestGRPC(t *testing.T) {
 	go func() { served <- server.Serve(l) }()
 	defer func() { server.Stop(); <-served }()
 	states.SetServingStatus("shop.Cart", healthpb.HealthCheckResponse_NOT_SERVING)
-	for service, want := range map[string]string{"": "", "shop.Cart": "answered NOT_SERVING", "shop.None": `the server does not know service "shop.None"`} {
+	for service, want := range map[string]string{"": "", "shop.Cart": "answered NOT_SERVING",
+		"shop.None": `the server does not know service "shop.None"`} {
 		o := try(t, federation.CheckSpec{Kind: federation.CheckGRPC, GRPCService: service}, l.Addr().String())
 		if got := fmt.Sprint(o.err); o.err == nil && want != "" || o.err != nil && got != want || o.definitive {
 			t.Errorf("service %q gives %+v, want %q", service, o, want)
@@ -158,7 +160,8 @@ func TestGRPCWithoutHealthService(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	defer func() { server.Stop(); <-served }()
-	if o := try(t, federation.CheckSpec{Kind: federation.CheckGRPC}, l.Addr().String()); o.err == nil || !strings.Contains(o.err.Error(), "does not implement") {
+	o := try(t, federation.CheckSpec{Kind: federation.CheckGRPC}, l.Addr().String())
+	if o.err == nil || !strings.Contains(o.err.Error(), "does not implement") {
 		t.Errorf("got %+v", o)
 	}
 }

@@ -134,11 +134,11 @@ func (m *Manager) recordToken(ctx context.Context, old *record, t Token) (*recor
 	return next, append(ops, op), nil
 }
 
-// refused is why a join is turned down. alarm says that an operator should hear of it.
+// refused is why a join is turned down.
 type refused struct {
 	refusal refusal
 	detail  string
-	alarm   bool
+	alarm   federation.Region // the peering whose operator should hear of it; empty: none
 }
 
 func (r *refused) Error() string { return fmt.Sprintf("refusal %d: %s", r.refusal, r.detail) }
@@ -169,8 +169,8 @@ func (m *Manager) Join(ctx context.Context, remote string, exporter, request []b
 		no = &refused{refusal: refusedInternal, detail: "see the log of its gateway"}
 	}
 	m.log.Warn("refuse join", "from", remote, "peer", string(r.Region), "code", refusals[no.refusal].code, "why", no.detail)
-	if no.alarm {
-		m.alarm(r.Region, &federation.Diagnostic{
+	if no.alarm != "" {
+		m.alarm(no.alarm, &federation.Diagnostic{
 			Code: refusals[no.refusal].code,
 			What: fmt.Sprintf("join from %s as %s was refused", remote, r.Region),
 			Why:  no.detail,
@@ -198,7 +198,7 @@ func (m *Manager) join(ctx context.Context, exporter, request []byte) (joinReque
 		return r, err
 	}
 	if !proven(request, [sha256.Size]byte(t.Key), exporter) {
-		return r, &refused{refusal: refusedProof, alarm: true}
+		return r, &refused{refusal: refusedProof, alarm: t.Region}
 	}
 	b, err := m.judgeDialer(t, r)
 	if err != nil {
@@ -217,7 +217,11 @@ func (m *Manager) join(ctx context.Context, exporter, request []byte) (joinReque
 	if err != nil {
 		return r, err
 	}
-	return r, m.handOverTrust(ctx, r.Region)
+	err = m.handOverTrust(ctx, r.Region)
+	if isJudgement(err) {
+		err = &refused{refusedBundle, reasonOf(err), r.Region}
+	}
+	return r, err
 }
 
 // judgeDialer judges what does not depend on what others do at the same time.
@@ -225,14 +229,14 @@ func (m *Manager) judgeDialer(t *tokenRecord, r joinRequest) (trust.Bundle, erro
 	now := m.cfg.Now()
 	switch {
 	case t.Region != r.Region:
-		return trust.Bundle{}, &refused{refusedRegion, fmt.Sprintf("it was made for %s, and %s came with it", t.Region, r.Region), true}
+		return trust.Bundle{}, &refused{refusedRegion, fmt.Sprintf("it was made for %s, and %s came with it", t.Region, r.Region), t.Region}
 	case r.Region == m.cfg.Region:
 		return trust.Bundle{}, &refused{refusal: refusedSameRegion}
 	case r.Domain == m.cfg.TrustDomain:
 		return trust.Bundle{}, &refused{refusal: refusedDomain, detail: "both are " + r.Domain.Name()}
 	}
 	if owner := m.ownerOf(r.Domain.Name(), r.Region); owner != "" {
-		return trust.Bundle{}, &refused{refusedDomain, fmt.Sprintf("%s belongs to another peer of %s", r.Domain.Name(), m.cfg.Region), true}
+		return trust.Bundle{}, &refused{refusedDomain, fmt.Sprintf("%s belongs to another peer of %s", r.Domain.Name(), m.cfg.Region), r.Region}
 	}
 	if skew := r.Time.Sub(now); skew.Abs() > maxSkew {
 		return trust.Bundle{}, &refused{refusal: refusedSkew, detail: describeSkew(r.Region, skew)}
@@ -257,12 +261,12 @@ func (m *Manager) consume(ctx context.Context, old *record, r joinRequest, b tru
 	case t.State == tokenRevoked || old == nil || old.Removing:
 		return nil, nil, &refused{refusal: refusedRevoked}
 	case t.State == tokenConsumed && !same:
-		return nil, nil, &refused{refusedUsed, "it was redeemed by " + t.Domain, true}
+		return nil, nil, &refused{refusedUsed, "it was redeemed by " + t.Domain, r.Region}
 	case !m.cfg.Now().Before(t.Expires):
 		return nil, nil, &refused{refusal: refusedExpired, detail: "it expired at " + t.Expires.UTC().Format(time.RFC3339)}
 	}
 	if err := m.sameAsBefore(old, r.Domain.Name(), b); err != nil {
-		return nil, nil, &refused{refusedPeered, err.Error(), true}
+		return nil, nil, &refused{refusedPeered, err.Error(), r.Region}
 	}
 	t.State, t.Domain, t.Roots = tokenConsumed, r.Domain.Name(), roots
 	op, err := t.put(r.Token)

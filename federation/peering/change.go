@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -100,6 +101,9 @@ func (m *Manager) install(region federation.Region, rec *record) {
 	e.rec = rec
 	switch {
 	case !rec.live():
+		if e.live != nil {
+			e.live.depart() // here, because afterwards nobody can
+		}
 		e.live = nil
 	case rec.trusted() && e.live == nil:
 		m.enliven(e, e.founding)
@@ -119,19 +123,33 @@ func (m *Manager) handOverTrust(ctx context.Context, region federation.Region) e
 	if !rec.live() || len(rec.Bundle) == 0 {
 		return nil
 	}
+	var refusal error
 	if !m.knowsAsMuch(rec) {
-		if err := m.cfg.Trust.SetPeer(ctx, region, rec.domain, rec.Bundle); err != nil {
-			return fmt.Errorf("trust %s: %w", region, err)
+		err := m.cfg.Trust.SetPeer(ctx, region, rec.domain, rec.Bundle)
+		if err != nil && !isJudgement(err) {
+			return fmt.Errorf("trust %s: %w", region, err) // it is tried again
 		}
+		refusal = err
 	}
 	err := m.change(ctx, region, func(old *record) (*record, []store.Op, error) {
 		next := *old
 		next.Bundle = nil
+		if refusal != nil && m.livePeer(region) == nil {
+			next.State, next.Since = federation.PeeringTerminated, m.cfg.Now().UTC()
+			next.Ended = &federation.Diagnostic{Code: federation.CodeTrustRefused, What: "its trust bundle was refused", Why: reasonOf(refusal)}
+			return next.unredeemable(ctx, m.cfg.Store)
+		}
 		return &next, nil, nil
 	})
 	m.publishPeers()
 	m.tell()
-	return err
+	return errors.Join(refusal, err)
+}
+
+// isJudgement reports whether err is trust's verdict on a bundle, which trying again would not change, and not a failure to
+// store it.
+func isJudgement(err error) bool {
+	return err != nil && strings.HasPrefix(string(federation.CodeOf(err)), "TW-2")
 }
 
 // knowsAsMuch reports whether trust has a bundle of the same roots that is at least as new as the one in rec: a peer that
@@ -277,9 +295,8 @@ func (m *Manager) withdraw(region federation.Region) {
 	m.tell()
 }
 
-// partFrom lets the owner say goodbye and waits for its end, but not for long.
+// partFrom waits, but not for long, until an owner that was told to leave has said goodbye to its peer and ended.
 func (m *Manager) partFrom(ctx context.Context, live *peer) {
-	close(live.leave)
 	if !m.running.Load() {
 		return
 	}

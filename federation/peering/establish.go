@@ -266,7 +266,13 @@ func (e *establishing) record(ctx context.Context, old *record, t Token, r joinR
 		return nil, nil, refusedPeered.diagnostic(t.Acceptor, err.Error())
 	}
 	// The token's addresses, not those of the reply: whoever made the token chose them for this region.
-	next := e.m.joined(old, t.Acceptor, t.Addresses)
+	addresses := []string{e.address} // known to answer
+	for _, a := range t.Addresses {
+		if a != e.address {
+			addresses = append(addresses, a)
+		}
+	}
+	next := e.m.joined(old, t.Acceptor, addresses)
 	next.Domain, next.domain, next.Bundle = t.AcceptorDomain.Name(), t.AcceptorDomain, r.Bundle
 	if old != nil && old.Waiting { // both sides made a token; one is enough
 		return next.unredeemable(ctx, e.m.cfg.Store)

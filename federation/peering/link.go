@@ -21,7 +21,7 @@ type link struct {
 	frames  chan frame    // to the owner; no buffer
 	dead    chan struct{} // closed when the session has ended, whatever ended it
 	once    sync.Once
-	cause   *federation.Diagnostic // why; written before dead is closed
+	cause   *federation.Diagnostic      // why; written before dead is closed
 	queues  [len(queueSizes)]chan frame // nil until first used; touched by the owner only
 
 	mu      sync.Mutex

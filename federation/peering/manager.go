@@ -21,6 +21,7 @@ import (
 type Manager struct {
 	cfg     Config
 	log     *slog.Logger
+	made    time.Time
 	files   importDir
 	dials   chan struct{} // capacity maxDials: held while an address is dialled
 	saves   chan saveJob  // to the one goroutine that writes imports
@@ -65,6 +66,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	m := &Manager{
 		cfg:     cfg,
 		log:     cfg.Log,
+		made:    cfg.Now().Add(-time.Nanosecond), // so that a beat is never 0
 		files:   importDir{dir: cfg.Dir},
 		dials:   make(chan struct{}, maxDials),
 		saves:   make(chan saveJob),
@@ -175,6 +177,7 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.wakeAll()
 		case <-watch.C:
 			m.watchOwners()
+			m.finishJoins(ctx)
 		case <-housekeep.C:
 			m.housekeep(ctx)
 		}
@@ -199,10 +202,19 @@ func (m *Manager) own(ctx context.Context, p *peer) {
 	if !removed {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell) // a shutdown must not lose the news
-	defer cancel()
-	if err := m.terminate(ctx, p); err != nil {
+	for {
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell) // a shutdown must not lose the news
+		err := m.terminate(limited, p)
+		cancel()
+		if err == nil {
+			return
+		}
 		m.log.Error("end peering that the peer removed", "peer", p.region, "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retryEvery):
+		}
 	}
 }
 
@@ -218,19 +230,35 @@ func (m *Manager) finishInterrupted(ctx context.Context) {
 		case rec.State == federation.PeeringTerminated:
 			err = m.cfg.Trust.RemovePeer(ctx, rec.Region)
 			m.files.remove(rec.Region)
-		case rec.live() && len(rec.Bundle) > 0:
-			err = m.handOverTrust(ctx, rec.Region)
 		}
 		if err != nil && ctx.Err() == nil {
 			m.log.Error("complete an interrupted change of a peering", "peer", e.region, "error", err)
 		}
 	}
+	m.finishJoins(ctx)
 	m.files.keepOnly(func(region federation.Region) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		e := m.entries[region]
 		return e != nil && e.rec.live()
 	})
+}
+
+// finishJoins hands over the bundles of joins for which trust could not be stored at the time.
+func (m *Manager) finishJoins(ctx context.Context) {
+	for _, e := range m.snapshot() {
+		if !e.rec.live() || len(e.rec.Bundle) == 0 {
+			continue
+		}
+		select {
+		case e.lock <- struct{}{}:
+			if err := m.handOverTrust(ctx, e.region); err != nil && ctx.Err() == nil {
+				m.log.Error("complete a join", "peer", e.region, "error", err)
+			}
+			<-e.lock
+		default: // being changed right now
+		}
+	}
 }
 
 // housekeep forgets tokens that nobody will ask for any more.
@@ -306,6 +334,14 @@ func (m *Manager) SetExport(peer federation.Region, view federation.ExportView) 
 func (m *Manager) SetHealth(peer federation.Region, service federation.ServiceName, slots []federation.ExportedSlot) {
 	if p := m.livePeer(peer); p != nil {
 		p.exports.setHealth(service, slots)
+		signal(p.wake)
+	}
+}
+
+// Nudge says that peer can be reached again, as a caller has found by other means. It is dialled at once if it has no session,
+// instead of after the present pause. It never blocks.
+func (m *Manager) Nudge(peer federation.Region) {
+	if p := m.livePeer(peer); p != nil && !p.nudged.Swap(true) {
 		signal(p.wake)
 	}
 }
@@ -409,10 +445,11 @@ func (m *Manager) watchOwners() {
 		}
 		stuck := e.live.stuckFor(now)
 		if stuck < stuckAfter {
-			e.live.reported.Store(false)
+			e.live.suspect.Store(0)
 			continue
 		}
-		if !e.live.reported.Swap(true) {
+		// Twice, because a whole process that was stopped and woken looks the same once.
+		if e.live.suspect.Add(1) == 2 {
 			m.log.Error("owner of a peering is stuck", "peer", e.region, "for", stuck.Round(time.Second), "code", federation.CodePeeringStalled)
 			e.live.abandonLink("owner is stuck")
 		}

@@ -31,15 +31,17 @@ type peer struct {
 	domain   spiffeid.TrustDomain
 	founding founding
 	rand     *rand.Rand
-	wake     chan struct{}   // capacity 1: something in the manager or in exports has changed
-	inbound  chan *link      // sessions that the peer opened
-	leave    chan struct{}   // closed by Remove, once
+	wake     chan struct{} // capacity 1: something in the manager or in exports has changed
+	inbound  chan *link    // sessions that the peer opened
+	leave    chan struct{} // closed by depart
+	departed sync.Once
 	done     chan struct{}   // closed when run has ended
 	dialled  chan dialResult // from the goroutine that dials
 	saved    chan error      // capacity 1: from the saver
 	exports  exports
-	beat     atomic.Int64 // Unix nanoseconds of the last round
-	reported atomic.Bool  // the watchdog has said that it is stuck
+	beat     atomic.Int64 // of the last round, in nanoseconds since the manager was made, by the monotonic clock
+	nudged   atomic.Bool  // the peer can be reached, as others have found
+	suspect  atomic.Int32 // how often in a row the watchdog has found it stuck
 	current  atomic.Pointer[link]
 	status   liveStatus // guarded by m.mu
 
@@ -166,7 +168,7 @@ func (p *peer) guarded(ctx context.Context) (ended bool) {
 // round does what is due and reports whether the owner's work is over.
 func (p *peer) round(ctx context.Context) (over bool) {
 	now := p.now()
-	p.beat.Store(now.UnixNano())
+	p.beat.Store(int64(now.Sub(p.m.made)))
 	if ctx.Err() != nil {
 		return true
 	}
@@ -269,6 +271,9 @@ func (p *peer) absorb(ctx context.Context, now time.Time) {
 	if epoch != p.epoch {
 		p.epoch = epoch
 		p.act(ctx, p.machine.SetEpoch(now, epoch))
+	}
+	if p.nudged.Swap(false) && p.link == nil {
+		p.dial.next, p.dial.lostAt = now, time.Time{} // the count of failures stays: the next pause is as long as before
 	}
 	view, health := p.exports.take()
 	if view != nil {
@@ -442,11 +447,14 @@ func (p *peer) abandonLink(reason string) {
 	}
 }
 
-// stuckFor is how long the owner has not come round.
+// stuckFor is how long the owner has not come round; one that was never run is not stuck.
 func (p *peer) stuckFor(now time.Time) time.Duration {
 	beat := p.beat.Load()
 	if beat == 0 {
 		return 0
 	}
-	return now.Sub(time.Unix(0, beat))
+	return now.Sub(p.m.made) - time.Duration(beat)
 }
+
+// depart tells the owner to say goodbye and end.
+func (p *peer) depart() { p.departed.Do(func() { close(p.leave) }) }

@@ -124,7 +124,8 @@ const (
 	reportEvery    = 50 * time.Millisecond // at most: copying a machine's status for each frame is waste
 	returnGrace    = 5 * time.Second       // for the peer's probe to reach us, before we say that it cannot
 	housekeepEvery = time.Hour
-	maxDials       = 8 // at once, over all peers: a listener's backlog is shallow
+	retryEvery     = 10 * time.Second // of what could not be stored
+	maxDials       = 32               // at once, over all peers: those that are away must not keep the others waiting
 )
 
 // Codes of Session.Close that peering adds to those of exchange. They are on the wire and never change meaning.

@@ -394,7 +394,7 @@ func TestNoSecretIsLeft(t *testing.T) {
 	})
 }
 
-func encodedSecret(secret [32]byte) string {
+func encodedSecret(secret Secret) string {
 	text, err := Token{
 		Acceptor: "a", AcceptorDomain: spiffeid.RequireTrustDomainFromString("a"), Dialer: "b", Secret: secret,
 		Addresses: []string{"a:1"}, Pin: sha256.Sum256(nil),

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -35,10 +36,19 @@ type Token struct {
 	AcceptorDomain spiffeid.TrustDomain // its trust domain
 	Pin            [sha256.Size]byte    // SHA-256 of the SPKI of its root, which the dialer's TLS must find
 	Dialer         federation.Region    // the only region that may redeem it
-	Secret         [32]byte             // never travels: the join proves that it is known
+	Secret         Secret               // never travels: the join proves that it is known
 	Addresses      []string             // 1-8 "host:port" of the acceptor's gateways, in the order to try
 	Expires        time.Time            // whole seconds
 }
+
+// Secret is what makes a token worth something. However it is printed or logged, it does not show.
+type Secret [32]byte
+
+// Format implements fmt.Formatter for every verb.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "hidden") }
+
+// MarshalText hides the secret from JSON and logs.
+func (Secret) MarshalText() ([]byte, error) { return []byte("hidden"), nil }
 
 // Encode returns the text of t, which ParseToken reads. It fails only for a t that ParseToken would refuse.
 func (t Token) Encode() (string, error) {
@@ -60,14 +70,6 @@ func (t Token) Encode() (string, error) {
 	}
 	return text, nil
 }
-
-// String hides the secret, so that a token in a log line is harmless.
-func (t Token) String() string {
-	return fmt.Sprintf("token of %s for %s until %s", t.Acceptor, t.Dialer, t.Expires.UTC().Format(time.RFC3339))
-}
-
-// GoString is String: "%#v" must not show the secret either.
-func (t Token) GoString() string { return t.String() }
 
 // ParseToken reads the text of a token. Space around it is forgiven, anything else is not: there is exactly one text for
 // one token. It does not judge whether the token has expired. A refusal is a *federation.Diagnostic with CodeTokenMalformed or

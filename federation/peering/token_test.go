@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -57,9 +58,16 @@ func sameDomain(a, b spiffeid.TrustDomain) bool { return a == b }
 func TestTokenIsNeverPrinted(t *testing.T) {
 	token := sampleToken()
 	secret := base64.RawURLEncoding.EncodeToString(token.Secret[:])[:20]
-	for _, form := range []string{"%v", "%s", "%+v", "%#v"} {
-		if s := fmt.Sprintf(form, token); strings.Contains(s, secret) || strings.Contains(s, "0x1, 0x2") || strings.Contains(s, "1 2 3") {
-			t.Errorf("%s prints the secret: %s", form, s)
+	var printed []string
+	for _, form := range []string{"%v", "%s", "%+v", "%#v", "%d", "%x", "%q"} {
+		printed = append(printed, fmt.Sprintf(form, token), fmt.Sprintf(form, &token), fmt.Sprintf(form, token.Secret))
+	}
+	var b strings.Builder
+	slog.New(slog.NewJSONHandler(&b, nil)).Info("token", "token", token)
+	for _, s := range append(printed, b.String()) {
+		if strings.Contains(s, secret) || strings.Contains(s, "0x1, 0x2") || strings.Contains(s, "1 2 3") || strings.Contains(s, "1,2,3") ||
+			strings.Contains(s, "010203") {
+			t.Errorf("the secret is shown: %s", s)
 		}
 	}
 }

@@ -138,7 +138,8 @@ func TestRegistrationsSurviveKill(t *testing.T) {
 		if cart == nil || cart.Instances[0].ID != odd.ID || cart.Instances[0].Labels["v"] != "1" {
 			t.Fatalf("cart is %+v", cart)
 		}
-		wantCode(t, "the owner is known after a restart", api.Deregister(ctx, Ref{Service: odd.Service, ID: odd.ID}), federation.CodeRegistrationOwner)
+		wantCode(t, "the owner is known after a restart", api.Deregister(ctx, Ref{Service: odd.Service, ID: odd.ID}),
+			federation.CodeRegistrationOwner)
 		must(t, api.Drain(ctx, Ref{Service: web, ID: "1"}, false))
 		must(t, api.Heartbeat(ctx, Ref{Service: web, ID: "2"}, federation.HealthPassing, ""))
 		pass(10 * time.Millisecond)

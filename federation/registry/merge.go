@@ -260,7 +260,8 @@ func (r *Registry) refresh(svc *service, e *entry, now time.Time) {
 		} // else the former checks count until the new ones have answered
 		r.state.version++
 		e.checks, e.version = checks, r.state.version
-		r.state.watch[e.key] = federation.CheckTarget{Service: e.service, Instance: e.id, Version: e.version, Address: best.Address, Checks: checks}
+		r.state.watch[e.key] = federation.CheckTarget{Service: e.service, Instance: e.id, Version: e.version, Address: best.Address,
+			Checks: checks}
 	}
 	r.sum(svc, e, now)
 }

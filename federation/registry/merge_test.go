@@ -31,7 +31,8 @@ func TestHealthGoesThroughTheLane(t *testing.T) {
 		same(t, "dirty", len(r.TakeHealthChanges()), 0)
 		c.answer("1", federation.HealthFailing, "refused")
 		same(t, "after death", show(r, web), "1- 2+")
-		if i, _ := r.Instance(web, "1"); i.Health != federation.HealthFailing || i.Reason != "refused" || !i.Since.Equal(time.Now()) || len(i.Checks) != 1 {
+		i, _ := r.Instance(web, "1")
+		if i.Health != federation.HealthFailing || i.Reason != "refused" || !i.Since.Equal(time.Now()) || len(i.Checks) != 1 {
 			t.Errorf("instance is %+v", i)
 		}
 		// What a source says is health as well, and can only make it worse.

@@ -68,6 +68,25 @@ func held(r *Registry) []string {
 	return out
 }
 
+// What histories are made of.
+var (
+	names = rapid.SampledFrom([]federation.SourceName{"a", "b", "c"})
+	keys  = rapid.Custom(func(t *rapid.T) key {
+		return key{federation.ServiceName{Namespace: "default", Name: rapid.SampledFrom([]string{"web", "cart"}).Draw(t, "service")},
+			rapid.SampledFrom([]federation.InstanceID{"1", "2"}).Draw(t, "id")}
+	})
+	records = rapid.Custom(func(t *rapid.T) federation.Instance {
+		k := keys.Draw(t, "key")
+		address := rapid.SampledFrom([]string{"192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80", "169.254.0.1:80"}).Draw(t, "address")
+		in := federation.Instance{ID: k.id, Service: k.service, Address: netip.MustParseAddrPort(address),
+			Health: rapid.SampledFrom([]federation.Health{0, 1, 1, 2, 3}).Draw(t, "health")}
+		if rapid.Bool().Draw(t, "checked") {
+			in.Checks = []federation.CheckSpec{{Kind: federation.CheckTCP}}
+		}
+		return in
+	})
+)
+
 // TestAgainstModel holds the registry, through any history of sets, damage, removals, drains and checks, to a model in which
 // nothing ever leaves but by a complete set without it or the removal of its source.
 func TestAgainstModel(t *testing.T) {
@@ -75,22 +94,6 @@ func TestAgainstModel(t *testing.T) {
 		c := newChecker()
 		r := New(Config{Region: "here", Checker: c})
 		m := &model{sets: map[federation.SourceName]map[key]federation.Instance{}, drained: map[key]bool{}, failing: map[key]string{}}
-		names := rapid.SampledFrom([]federation.SourceName{"a", "b", "c"})
-		keys := rapid.Custom(func(t *rapid.T) key {
-			return key{federation.ServiceName{Namespace: "default", Name: rapid.SampledFrom([]string{"web", "cart"}).Draw(t, "service")},
-				rapid.SampledFrom([]federation.InstanceID{"1", "2"}).Draw(t, "id")}
-		})
-		records := rapid.Custom(func(t *rapid.T) federation.Instance {
-			k := keys.Draw(t, "key")
-			address := rapid.SampledFrom([]string{"192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80", "169.254.0.1:80"}).Draw(t, "address")
-			in := federation.Instance{ID: k.id, Service: k.service, Address: netip.MustParseAddrPort(address),
-				Health: rapid.SampledFrom([]federation.Health{0, 1, 1, 2, 3}).Draw(t, "health")}
-			if rapid.Bool().Draw(t, "checked") {
-				in.Checks = []federation.CheckSpec{{Kind: federation.CheckTCP}}
-			}
-			return in
-		})
-		byName := func(in federation.Instance) key { return instanceKey(&in) }
 		t.Repeat(map[string]func(*rapid.T){
 			"publish": func(t *rapid.T) {
 				name := names.Draw(t, "source")
@@ -99,7 +102,7 @@ func TestAgainstModel(t *testing.T) {
 					s = r.newSource(name, nil)
 					r.in.sources[name] = s
 				}
-				set := rapid.SliceOfNDistinct(records, 0, 4, byName).Draw(t, "set")
+				set := rapid.SliceOfNDistinct(records, 0, 4, func(in federation.Instance) key { return instanceKey(&in) }).Draw(t, "set")
 				s.accept(set)
 				next := map[key]federation.Instance{}
 				for _, in := range set {

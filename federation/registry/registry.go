@@ -316,6 +316,6 @@ func poke(c chan struct{}) {
 }
 
 func sourceNameError(name federation.SourceName, why string) error {
-	return &federation.Diagnostic{Code: federation.CodeSourceName, What: fmt.Sprintf("source name %s cannot be used", quote(string(name))), Why: why,
-		Fix: "use a name that is unique in this gateway, such as \"file:shop\""}
+	return &federation.Diagnostic{Code: federation.CodeSourceName, What: fmt.Sprintf("source name %s cannot be used", quote(string(name))),
+		Why: why, Fix: "use a name that is unique in this gateway, such as \"file:shop\""}
 }

@@ -26,7 +26,8 @@ func inst(service, id, address string) federation.Instance {
 	if err != nil {
 		panic(err)
 	}
-	return federation.Instance{ID: federation.InstanceID(id), Service: name, Address: netip.MustParseAddrPort(address), Health: federation.HealthPassing}
+	return federation.Instance{ID: federation.InstanceID(id), Service: name, Address: netip.MustParseAddrPort(address),
+		Health: federation.HealthPassing}
 }
 
 // script is a source that does what the test tells it.
@@ -38,7 +39,8 @@ type script struct {
 }
 
 func newScript() *script {
-	return &script{sets: make(chan []federation.Instance), ends: make(chan error), starts: make(chan struct{}, 100), taken: make(chan struct{})}
+	return &script{sets: make(chan []federation.Instance), ends: make(chan error), starts: make(chan struct{}, 100),
+		taken: make(chan struct{})}
 }
 
 func (s *script) Run(ctx context.Context, publish func([]federation.Instance)) error {
@@ -234,7 +236,8 @@ func TestFailureOfASourceChangesNothingButItsAge(t *testing.T) {
 		synctest.Wait()
 		status := r.Sources()[0]
 		if status.State != SourceWaiting || status.Code != federation.CodeSourceFailed || status.Restarts != 10 || status.Instances != 1 ||
-			status.Age.D() != 243*time.Second || status.NextStart.Sub(time.Now()) != time.Minute || !strings.Contains(status.Err, "ended without an error") {
+			status.Age.D() != 243*time.Second || status.NextStart.Sub(time.Now()) != time.Minute ||
+			!strings.Contains(status.Err, "ended without an error") {
 			t.Errorf("status is %+v", status)
 		}
 		<-s.starts

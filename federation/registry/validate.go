@@ -84,10 +84,11 @@ func normalize(in federation.Instance, region federation.Region) (federation.Ins
 func instanceError(in *federation.Instance, source federation.SourceName, err error) *federation.Diagnostic {
 	return &federation.Diagnostic{
 		Code: federation.CodeInstanceRefused,
-		What: fmt.Sprintf("instance %s of service %s, which source %s reports, is not valid", quote(string(in.ID)), quote(in.Service.String()), quote(string(source))),
-		Why:  strings.ReplaceAll(err.Error(), "\n", "; "),
-		Fix:  "mend it where it is declared; until then its last valid record, if there was one, stays in use",
-		Err:  err,
+		What: fmt.Sprintf("instance %s of service %s, which source %s reports, is not valid", quote(string(in.ID)),
+			quote(in.Service.String()), quote(string(source))),
+		Why: strings.ReplaceAll(err.Error(), "\n", "; "),
+		Fix: "mend it where it is declared; until then its last valid record, if there was one, stays in use",
+		Err: err,
 	}
 }
 

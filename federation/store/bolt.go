@@ -2,11 +2,13 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"hash/crc64"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -25,9 +27,8 @@ var (
 	ownBucket   = []byte("tradewind")
 	stateBucket = []byte("state")
 
-	formatKey   = []byte("format")
-	revisionKey = []byte("revision")
-	epochKey    = []byte("epoch")
+	formatKey = []byte("format")
+	headKey   = []byte("head")
 )
 
 // Bolt is a Store in one file, state.db, of one process.
@@ -112,7 +113,7 @@ func create(path string) error {
 		if _, err := tx.CreateBucket(stateBucket); err != nil {
 			return err
 		}
-		return putRecord(own, formatKey, 0, []byte(format))
+		return errors.Join(putRecord(own, formatKey, 0, []byte(format)), head{}.put(own))
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
@@ -171,14 +172,20 @@ func inspectRecords(path string, tx *bolt.Tx) error {
 	case string(found) != format:
 		return damaged(path, fmt.Errorf("its format is %q", found))
 	}
-	for _, bucket := range []*bolt.Bucket{own, state} {
-		err := bucket.ForEach(func(k, v []byte) error {
-			_, _, err := parseRecord(k, v)
-			return err
-		})
-		if err != nil {
-			return damaged(path, err)
-		}
+	h, err := getHead(own)
+	if err != nil {
+		return damaged(path, err)
+	}
+	err = state.ForEach(func(k, rec []byte) error {
+		_, _, err := parseRecord(k, rec)
+		h.remove(k, rec)
+		return err
+	})
+	if err == nil && (h.entries != 0 || h.sum != 0) {
+		err = errors.New("entries are missing")
+	}
+	if err != nil {
+		return damaged(path, err)
 	}
 	return nil
 }
@@ -207,6 +214,47 @@ func guard(path string, f func() error) (err error) {
 	return f()
 }
 
+// head is what the store says of itself, changed with every commit. Count and sum tell when an entry has gone missing: a
+// damaged page header can make bolt read fewer elements than the page has, all of them good.
+type head struct {
+	revision uint64
+	entries  uint64
+	sum      uint64 // of the CRC-64 of all records with their keys, in any order
+	epoch    federation.Epoch
+}
+
+var ecma = crc64.MakeTable(crc64.ECMA)
+
+func (h *head) add(key, rec []byte) {
+	h.entries++
+	h.sum += crc64.Update(crc64.Checksum(key, ecma), ecma, rec)
+}
+
+// remove undoes add; a nil rec was never added.
+func (h *head) remove(key, rec []byte) {
+	if rec != nil {
+		h.entries--
+		h.sum -= crc64.Update(crc64.Checksum(key, ecma), ecma, rec)
+	}
+}
+
+func (h head) put(own *bolt.Bucket) error {
+	value := make([]byte, 0, 32)
+	for _, n := range []uint64{h.entries, h.sum, h.epoch.Counter, h.epoch.Incarnation} {
+		value = binary.BigEndian.AppendUint64(value, n)
+	}
+	return putRecord(own, headKey, h.revision, value)
+}
+
+func getHead(own *bolt.Bucket) (head, error) {
+	revision, value, err := getRecord(own, headKey)
+	if err != nil || len(value) != 32 {
+		return head{}, fmt.Errorf("read head: %w", cmp.Or(err, errChecksum))
+	}
+	n := func(i int) uint64 { return binary.BigEndian.Uint64(value[8*i:]) }
+	return head{revision: revision, entries: n(0), sum: n(1), epoch: federation.Epoch{Counter: n(2), Incarnation: n(3)}}, nil
+}
+
 // A record is the version (8 octets), the CRC-32C of key, version and value (4 octets), and the value. bolt has no
 // checksums of its own below the meta pages, and a value with a flipped bit must not pass for state.
 const recordHeader = 12
@@ -219,11 +267,15 @@ func recordSum(key, version, value []byte) uint32 {
 	return crc32.Update(crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, version), castagnoli, value)
 }
 
-func putRecord(bucket *bolt.Bucket, key []byte, version uint64, value []byte) error {
+func newRecord(key []byte, version uint64, value []byte) []byte {
 	rec := make([]byte, recordHeader, recordHeader+len(value))
 	binary.BigEndian.PutUint64(rec, version)
 	binary.BigEndian.PutUint32(rec[8:], recordSum(key, rec[:8], value))
-	return bucket.Put(key, append(rec, value...))
+	return append(rec, value...)
+}
+
+func putRecord(bucket *bolt.Bucket, key []byte, version uint64, value []byte) error {
+	return bucket.Put(key, newRecord(key, version, value))
 }
 
 // parseRecord returns the parts of a record; value aliases rec.
@@ -317,7 +369,7 @@ func (b *Bolt) Commit(ctx context.Context, ops ...Op) (revision uint64, err erro
 // apply checks every condition before it changes anything, and returns the revision that tx leaves behind.
 func apply(tx *bolt.Tx, writes bool, ops []Op) (uint64, error) {
 	own, state := tx.Bucket(ownBucket), tx.Bucket(stateBucket)
-	revision, _, err := getRecord(own, revisionKey)
+	h, err := getHead(own)
 	if err != nil {
 		return 0, err
 	}
@@ -331,25 +383,27 @@ func apply(tx *bolt.Tx, writes bool, ops []Op) (uint64, error) {
 		}
 	}
 	if !writes {
-		return revision, nil
+		return h.revision, nil
 	}
-	revision++
-	if err := putRecord(own, revisionKey, revision, nil); err != nil {
-		return 0, err
-	}
+	h.revision++
 	for _, op := range ops {
+		key := []byte(op.Key)
 		switch {
 		case op.Check:
 		case op.Delete:
-			err = state.Delete([]byte(op.Key))
+			h.remove(key, state.Get(key))
+			err = state.Delete(key)
 		default:
-			err = putRecord(state, []byte(op.Key), revision, op.Value)
+			h.remove(key, state.Get(key))
+			rec := newRecord(key, h.revision, op.Value)
+			h.add(key, rec)
+			err = state.Put(key, rec)
 		}
 		if err != nil {
 			return 0, fmt.Errorf("write %q: %w", op.Key, err)
 		}
 	}
-	return revision, nil
+	return h.revision, h.put(own)
 }
 
 // update runs f in a write transaction and returns after fsync. A write that fails for want of room leaves the store as it

@@ -175,7 +175,9 @@ func TestNoDatabase(t *testing.T) {
 				t.Fatal(err)
 			}
 			if name == "other bolt" {
-				os.Remove(path)
+				if err := os.Remove(path); err != nil {
+					t.Fatal(err)
+				}
 				db, err := bolt.Open(path, 0o600, nil)
 				if err != nil {
 					t.Fatal(err)

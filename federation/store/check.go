@@ -85,7 +85,7 @@ func metaAt(r io.ReaderAt, at int64) (boltMeta, bool) {
 	}
 	b = b[pageHeader:]
 	sum := fnv.New64a()
-	sum.Write(b[:metaSize-8])
+	_, _ = sum.Write(b[:metaSize-8]) // never fails (hash.Hash)
 	m := boltMeta{
 		pageSize: int(native.Uint32(b[8:])),
 		root:     native.Uint64(b[16:]),

@@ -30,17 +30,19 @@ func (b *Bolt) JumpEpoch(ctx context.Context, atLeast uint64) (federation.Epoch,
 func (b *Bolt) advance(ctx context.Context, atLeast uint64) (next federation.Epoch, err error) {
 	err = b.update(ctx, func(tx *bolt.Tx) error {
 		own := tx.Bucket(ownBucket)
-		counter, _, err := getRecord(own, epochKey)
+		h, err := getHead(own)
 		if err != nil {
 			return err
 		}
+		counter := h.epoch.Counter
 		if atLeast > counter && atLeast-counter > MaxJump || counter > math.MaxUint64-MaxJump-1 {
 			return jumpRefused(counter, atLeast)
 		}
 		var incarnation [8]byte
 		rand.Read(incarnation[:]) // never fails (crypto/rand)
 		next = federation.Epoch{Counter: max(counter, atLeast) + 1, Incarnation: binary.BigEndian.Uint64(incarnation[:])}
-		return putRecord(own, epochKey, next.Counter, incarnation[:])
+		h.epoch = next
+		return h.put(own)
 	})
 	if err != nil {
 		return federation.Epoch{}, err

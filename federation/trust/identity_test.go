@@ -139,8 +139,10 @@ func forgedPaths(t *testing.T, f *trusttest.Forger) map[string]forgery {
 		"through RSA":             {through(rsaKey, nil), "TW-2202", true},
 		"through a leaf":          {through(p256, func(c *x509.Certificate) { c.IsCA = false }), "TW-2205", false},
 		"through what expired":    {through(p256, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }), "TW-2206", false},
-		"through a foreign CA":    {through(p256, func(c *x509.Certificate) { c.PermittedURIDomains = []string{"c.internal"} }), "TW-2205", false},
-		"nine certificates":       {func(l *trusttest.Leaf) { l.Intermediate = repeat(f.Root.Raw, 8) }, "TW-2202", true},
+		"through a foreign CA": {
+			through(p256, func(c *x509.Certificate) { c.PermittedURIDomains = []string{"c.internal"} }), "TW-2205", false,
+		},
+		"nine certificates": {func(l *trusttest.Leaf) { l.Intermediate = repeat(f.Root.Raw, 8) }, "TW-2202", true},
 	}
 }
 

@@ -47,14 +47,12 @@ type ListenerStatus struct {
 
 // Traffic counts connections.
 type Traffic struct {
-	Active            uint64  `json:"active"`
-	Opened            uint64  `json:"opened"`
-	Denied            uint64  `json:"denied"` // by policy, here or at the peer
-	Failed            uint64  `json:"failed"`
-	BytesIn           uint64  `json:"bytes_in"`
-	BytesOut          uint64  `json:"bytes_out"`
-	OpenedPerSecond   float64 `json:"opened_per_second"` // over the last 10 s
-	P99ConnectSeconds Seconds `json:"p99_connect_seconds"`
+	Active   uint64 `json:"active"`
+	Opened   uint64 `json:"opened"` // reached an instance
+	Denied   uint64 `json:"denied"` // decisions against a connection; one that tries three regions can have three
+	Failed   uint64 `json:"failed"` // reached no instance for another reason
+	BytesIn  uint64 `json:"bytes_in"`
+	BytesOut uint64 `json:"bytes_out"`
 }
 
 // ServiceCounts counts services.

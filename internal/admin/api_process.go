@@ -49,6 +49,9 @@ type CertIssueResponse struct {
 	NotAfter  Time   `json:"not_after"`
 }
 
+// CertRotateCARequest gives the region a new root beside the old one, which stays trusted until what it signed has ended.
+type CertRotateCARequest struct{}
+
 // CertRevokeRequest revokes a certificate by serial, or every one of an identity.
 type CertRevokeRequest struct {
 	Certificate string `json:"certificate"` // serial or SPIFFE ID

@@ -49,6 +49,7 @@ type Certificates interface {
 	CertList(context.Context, *CertListRequest) (*CertListResponse, error)
 	CertIssue(context.Context, *CertIssueRequest) (*CertIssueResponse, error)
 	CertRevoke(context.Context, *CertRevokeRequest) (*CertRevokeResponse, error)
+	CertRotateCA(context.Context, *CertRotateCARequest) (*CertListResponse, error)
 }
 
 // Instances are those registered through the API, and a list of all local ones.

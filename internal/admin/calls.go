@@ -107,6 +107,11 @@ func (c *Client) CertIssue(ctx context.Context, r *CertIssueRequest) (*CertIssue
 	return call[CertIssueRequest, CertIssueResponse](ctx, c, "CertIssue", r)
 }
 
+// CertRotateCA implements Certificates.
+func (c *Client) CertRotateCA(ctx context.Context, r *CertRotateCARequest) (*CertListResponse, error) {
+	return call[CertRotateCARequest, CertListResponse](ctx, c, "CertRotateCA", r)
+}
+
 // CertRevoke implements Certificates.
 func (c *Client) CertRevoke(ctx context.Context, r *CertRevokeRequest) (*CertRevokeResponse, error) {
 	return call[CertRevokeRequest, CertRevokeResponse](ctx, c, "CertRevoke", r)

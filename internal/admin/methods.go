@@ -46,6 +46,7 @@ var methods = map[string]method{
 
 	"CertList":   {waitingFor: "the list of certificates"},
 	"CertIssue":  {waitingFor: "the certificate", writes: true},
+	"CertRotateCA": {waitingFor: "the new root to be stored", writes: true},
 	"CertRevoke": {waitingFor: "the revocation to be stored", writes: true},
 
 	"ListInstances":      {waitingFor: "the list of instances"},
@@ -95,6 +96,7 @@ func (s *Server) methods() http.Handler {
 		unary(s, mux, "CertList", b.CertList)
 		unary(s, mux, "CertIssue", b.CertIssue)
 		unary(s, mux, "CertRevoke", b.CertRevoke)
+		unary(s, mux, "CertRotateCA", b.CertRotateCA)
 	}
 	if b := s.cfg.Instances; b != nil {
 		unary(s, mux, "ListInstances", b.ListInstances)

@@ -61,9 +61,9 @@ type Agent struct {
 	metrics *prometheus.Registry
 	access  io.Closer // the access log's file, if it is one
 
-	state     atomic.Value  // admin.GatewayState
-	viewed    chan struct{} // closed with the first view
-	viewOnce  sync.Once
+	state    atomic.Value  // admin.GatewayState
+	viewed   chan struct{} // closed with the first view
+	viewOnce sync.Once
 
 	reloading    sync.Mutex // guards what follows
 	cfg          atomic.Pointer[config.Gateway]
@@ -102,6 +102,7 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := a.buildPeering(ctx); err != nil {
 		return nil, err
 	}
+	a.metrics.MustRegister(collector{a})
 	return a, a.buildAdmin()
 }
 

@@ -41,6 +41,9 @@ func (a *Agent) CertList(ctx context.Context, _ *admin.CertListRequest) (*admin.
 func (a *Agent) certificate(c trust.Certificate) admin.Certificate {
 	role, _ := federation.RoleOf(c.ID)
 	out := admin.Certificate{Serial: c.Serial, ID: c.ID.String(), Role: role.String(), NotBefore: admin.At(c.IssuedAt), NotAfter: admin.At(c.NotAfter)}
+	if gateway := a.trust.Status().Gateway; gateway.Serial == c.Serial {
+		out.Renews = admin.At(gateway.RenewAt)
+	}
 	if c.Revoked {
 		for _, r := range a.trust.Bundle().Revoked {
 			if r.Serial == c.Serial || r.ID == c.ID {
@@ -95,6 +98,14 @@ func pemOf(certs []*x509.Certificate) string {
 		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a Buffer does not fail
 	}
 	return b.String()
+}
+
+// CertRotateCA implements admin.Certificates.
+func (a *Agent) CertRotateCA(ctx context.Context, _ *admin.CertRotateCARequest) (*admin.CertListResponse, error) {
+	if err := a.trust.RotateCA(ctx); err != nil {
+		return nil, err
+	}
+	return a.CertList(ctx, nil)
 }
 
 // CertRevoke implements admin.Certificates.

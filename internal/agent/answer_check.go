@@ -21,7 +21,7 @@ import (
 func (a *Agent) Check(_ context.Context, r *admin.CheckRequest) (*admin.CheckReport, error) {
 	if r.Peer != "" {
 		if _, err := a.peers.Show(r.Peer); err != nil {
-			return nil, err
+			return nil, known(err)
 		}
 	}
 	return a.runChecks(r.Peer), nil

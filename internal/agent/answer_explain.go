@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"strings"
-	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -29,7 +28,7 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 	}
 	out := &admin.Explanation{Verdict: admin.Verdict(e.Verdict), Region: e.Region, At: e.At, View: e.Snapshot, Reason: e.Reason,
 		Caller:      admin.ExplainedCaller{ID: e.Caller.ID, Region: e.Caller.Service.Region, Assurance: e.Caller.Assurance},
-		Destination: e.Destination.String(), Decision: a.decision(e.Region, e.Decision), RemoteError: e.RemoteError}
+		Destination: e.Destination.String(), Exported: e.Exported, Decision: a.decision(e.Region, e.Decision), RemoteError: e.RemoteError}
 	for _, c := range e.Candidates {
 		out.Candidates = append(out.Candidates, candidate(c))
 	}
@@ -82,7 +81,7 @@ func (e errUnknownDomain) Error() string {
 
 // decision turns a policy decision into the API's, with the place each rule was read from.
 func (a *Agent) decision(region federation.Region, d policy.Decision) admin.ExplainedDecision {
-	out := admin.ExplainedDecision{Region: region, Allowed: d.Allowed, Rule: d.Rule, Reason: d.Reason}
+	out := admin.ExplainedDecision{Region: region, Allowed: d.Allowed, Rule: d.Rule, Code: d.Code, Reason: d.Reason}
 	for _, m := range d.Matched {
 		match := admin.ExplainedMatch{Rule: m.Rule, Action: m.Action, Decided: m.Decided, Reason: m.Reason}
 		if r, err := a.plane.Get(federation.Key{Kind: federation.KindIntention, Name: m.Rule}); err == nil {
@@ -100,7 +99,7 @@ func candidate(c mesh.Candidate) admin.Candidate {
 		out.Freshness = &freshness
 	}
 	if c.Path != nil {
-		out.RTTSeconds = admin.SecondsOf(time.Duration(c.Path.RTT))
+		out.RTTSeconds, out.Lane = admin.SecondsOf(c.Path.RTT.D()), c.Path.Lane
 	}
 	return out
 }

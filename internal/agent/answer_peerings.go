@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -21,6 +22,10 @@ func (a *Agent) PeerGenerateToken(ctx context.Context, r *admin.PeerTokenRequest
 
 // PeerEstablish implements admin.Peerings.
 func (a *Agent) PeerEstablish(ctx context.Context, r *admin.PeerEstablishRequest, progress func(admin.PeerStep)) (*admin.PeerEstablished, error) {
+	if t, err := peering.ParseToken(r.Token); err == nil && r.Peer != "" && t.Acceptor != r.Peer {
+		return nil, &federation.Diagnostic{Code: federation.CodeTokenRegion, What: "the token was made by " + string(t.Acceptor) + ", not by " + string(r.Peer),
+			Why: "nothing was sent", Fix: "to federate with " + string(t.Acceptor) + ": tradewind peer establish " + string(t.Acceptor) + " --token ..."}
+	}
 	states := map[peering.StepState]admin.StepState{peering.StepRunning: admin.StepRunning, peering.StepDone: admin.StepDone,
 		peering.StepWarning: admin.StepWarning, peering.StepFailed: admin.StepFailed}
 	result, err := a.peers.Establish(ctx, r.Token, func(s peering.Step) {
@@ -58,15 +63,15 @@ func (a *Agent) PeerShow(_ context.Context, r *admin.PeerRequest) (*admin.Peerin
 // PeerPause implements admin.Peerings.
 func (a *Agent) PeerPause(ctx context.Context, r *admin.PeerRequest) (*admin.Peering, error) {
 	if err := a.peers.Pause(ctx, r.Peer); err != nil {
-		return nil, err
+		return nil, known(err)
 	}
-	return a.answerPeer(a.peers.Show(r.Peer))
+	return a.answerPeer(a.peers.Wait(ctx, r.Peer, federation.PeeringPaused))
 }
 
 // PeerResume implements admin.Peerings.
 func (a *Agent) PeerResume(ctx context.Context, r *admin.PeerRequest) (*admin.Peering, error) {
 	if err := a.peers.Resume(ctx, r.Peer); err != nil {
-		return nil, err
+		return nil, known(err)
 	}
 	return a.answerPeer(a.peers.Show(r.Peer))
 }
@@ -74,17 +79,28 @@ func (a *Agent) PeerResume(ctx context.Context, r *admin.PeerRequest) (*admin.Pe
 // PeerRemove implements admin.Peerings.
 func (a *Agent) PeerRemove(ctx context.Context, r *admin.PeerRequest) (*admin.PeerRemoveResponse, error) {
 	if err := a.peers.Remove(ctx, r.Peer); err != nil {
-		return nil, err
+		return nil, known(err)
 	}
 	return &admin.PeerRemoveResponse{}, a.plane.Settle(ctx)
 }
 
 func (a *Agent) answerPeer(s peering.PeeringStatus, err error) (*admin.Peering, error) {
 	if err != nil {
-		return nil, err
+		return nil, known(err)
 	}
 	p := a.peering(s)
 	return &p, nil
+}
+
+// known marks an error about a peering that does not exist as what the API calls "not found".
+func known(err error) error {
+	var d *federation.Diagnostic
+	if !errors.As(err, &d) || d.Code != federation.CodePeeringUnknown {
+		return err
+	}
+	out := *d
+	out.Err = errors.Join(admin.ErrNotFound, d.Err)
+	return &out
 }
 
 // peering joins what the control plane and the tunnel know of one peer.
@@ -132,13 +148,13 @@ func exportStatus(s exchange.Status) admin.ExportStatus {
 // Ping implements admin.Answers.
 func (a *Agent) Ping(ctx context.Context, r *admin.PingRequest) (*admin.Pong, error) {
 	if _, err := a.peers.Show(r.Peer); err != nil {
-		return nil, err
+		return nil, known(err)
 	}
 	pong, err := a.tunnel.Ping(ctx, r.Peer)
 	if err != nil {
 		path := a.tunnel.Path(r.Peer)
 		return nil, &federation.Diagnostic{Code: "TW-8905", What: "no gateway of " + string(r.Peer) + " can be reached", Why: firstOf(path.LastError, err.Error()),
-			Fix: "tradewind check --peer " + string(r.Peer), Err: err}
+			Fix: "tradewind check --peer " + string(r.Peer), Err: errors.Join(admin.ErrUnreachable, err)}
 	}
 	out := &admin.Pong{Peer: r.Peer, Lane: "quic", Address: pong.Address, RTTSeconds: admin.SecondsOf(pong.RTT)}
 	if s, err := a.peers.Show(r.Peer); err == nil && s.Exchange.Connected {

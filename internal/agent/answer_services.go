@@ -117,7 +117,7 @@ func (a *Agent) ShowService(_ context.Context, r *admin.ShowServiceRequest) (*ad
 	resources := a.resourcesNaming(r.Service)
 	if local == nil && len(out.Homes) == 0 && len(resources) == 0 {
 		return nil, &federation.Diagnostic{Code: "TW-8903", What: "no service is called " + r.Service.String(),
-			Why: "no source of this region has it and no peer shows it", Fix: "see what there is: tradewind services list"}
+			Why: "no source of this region has it and no peer shows it", Fix: "see what there is: tradewind services list", Err: admin.ErrNotFound}
 	}
 	out.Resources = resources
 	if local != nil {

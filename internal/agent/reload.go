@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,7 +63,7 @@ func (a *Agent) serveReloads(ctx context.Context) error {
 
 // LogLevel implements admin.Process.
 func (a *Agent) LogLevel(_ context.Context, r *admin.LogLevelRequest) (*admin.LogLevelResponse, error) {
-	out := &admin.LogLevelResponse{Previous: a.level.Level().String()}
+	out := &admin.LogLevelResponse{Previous: strings.ToLower(a.level.Level().String())}
 	if r.Level != "" {
 		level := a.level.Level()
 		if err := level.UnmarshalText([]byte(r.Level)); err != nil {
@@ -70,7 +71,7 @@ func (a *Agent) LogLevel(_ context.Context, r *admin.LogLevelRequest) (*admin.Lo
 		}
 		a.level.Set(level)
 	}
-	out.Level = a.level.Level().String()
+	out.Level = strings.ToLower(a.level.Level().String())
 	return out, nil
 }
 
