@@ -159,7 +159,7 @@ func roundWait(d time.Duration) time.Duration {
 	if d >= 500*time.Millisecond {
 		return d.Round(100 * time.Millisecond)
 	}
-	return d.Round(time.Millisecond)
+	return d.Round(10 * time.Millisecond)
 }
 
 // unreachable says what was tried and what the likeliest cause is.

@@ -44,10 +44,10 @@ var methods = map[string]method{
 	"PeerResume":        {waitingFor: "the peering to resume", writes: true},
 	"PeerRemove":        {waitingFor: "the peering to be removed", writes: true},
 
-	"CertList":   {waitingFor: "the list of certificates"},
-	"CertIssue":  {waitingFor: "the certificate", writes: true},
+	"CertList":     {waitingFor: "the list of certificates"},
+	"CertIssue":    {waitingFor: "the certificate", writes: true},
 	"CertRotateCA": {waitingFor: "the new root to be stored", writes: true},
-	"CertRevoke": {waitingFor: "the revocation to be stored", writes: true},
+	"CertRevoke":   {waitingFor: "the revocation to be stored", writes: true},
 
 	"ListInstances":      {waitingFor: "the list of instances"},
 	"RegisterInstance":   {waitingFor: "the instance to be registered", writes: true},
