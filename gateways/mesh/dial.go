@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -96,10 +97,14 @@ func (m *Mesh) dial(ctx context.Context, d dialing) (callerConn, balance.Lease, 
 			lease.Done(balance.Abandoned)
 			return nil, balance.Lease{}, ctx.Err()
 		}
-		lease.Done(balance.Unreached)
 		tried[n], err = lease.Index(), failure
 		n++
 		d.failed(endpoint, failure)
+		if exhausted(failure) { // this host is at fault: a healthy instance must not be ejected for it
+			lease.Done(balance.Abandoned)
+			continue
+		}
+		lease.Done(balance.Unreached)
 		if m.cfg.ReportFailure != nil {
 			m.cfg.ReportFailure(d.service, endpoint.Instance)
 		}
@@ -119,6 +124,17 @@ func connect(ctx context.Context, e balance.Endpoint, timeout time.Duration) (ca
 		return nil, fmt.Errorf("connect instance %q: %w", e.Instance, err)
 	}
 	return c, nil
+}
+
+// exhausted reports whether a connection failed for want of something on this host: file descriptors, memory, or a local port
+// for one more connection to the same instance.
+func exhausted(err error) bool {
+	for _, scarce := range [...]error{syscall.EADDRNOTAVAIL, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EAGAIN} {
+		if errors.Is(err, scarce) {
+			return true
+		}
+	}
+	return false
 }
 
 // fared says what a finished connection tells about the instance, which was side b of the splice.

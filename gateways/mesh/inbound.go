@@ -134,6 +134,8 @@ func unavailable(c *conn, err error) refusal {
 		return refusal{flow.RefusedNotAllowed, flagLocal, e.reason}
 	case errors.Is(err, errNoInstance):
 		return refusal{flow.RefusedUnavailable, flagNoHealthy, err.Error()}
+	case exhausted(err):
+		return refusal{flow.RefusedOverloaded, flagOverflow, err.Error()}
 	case errors.Is(err, context.Canceled):
 		return refusal{flow.RefusedUnavailable, flagDownstream, "the flow ended before an instance was connected"}
 	}

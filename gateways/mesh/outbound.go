@@ -237,6 +237,8 @@ func (m *Mesh) explainFailure(a *attempt, err error) {
 		if p.blocked != dropNot {
 			rec.reason = "region " + string(p.preferred) + ": " + p.blocked.String()
 		}
+	case exhausted(err):
+		rec.flags = flagOverflow
 	case errors.As(err, &refused):
 		rec.flags = refusalFlag(refused.Code)
 	default:

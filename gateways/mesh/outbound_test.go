@@ -272,6 +272,21 @@ func TestRefusedFirstBytesAreReplayed(t *testing.T) {
 	}
 }
 
+func TestRefusedFirstBytesGoToALocalInstance(t *testing.T) {
+	noLeaks(t)
+	aws := newRegion(t, "aws")
+	aws.serve(shop, instance(t, echo))
+	aws.links.peers["azure"] = &link{serve: refuseAll(flow.RefusedNotAllowed), rtt: time.Millisecond}
+	aws.know("azure", 1, shop)
+	aws.view.Resolvers = map[federation.ServiceName]federation.Resolver{shop: {Service: shop, Failover: []string{"azure", "local"}}}
+	aws.intend("out allow web shop@*")
+	message := strings.Repeat("x", 100<<10)
+	mustCall(t, aws.upstream("to-shop", "shop"), message, message)
+	if e := aws.lines.next(t); e.DstRegion != "aws" || e.FailoverFrom != "azure" || e.Retries != 1 || e.Received != int64(len(message)) {
+		t.Errorf("access log says %+v", e)
+	}
+}
+
 func TestNothingIsSentTwice(t *testing.T) {
 	noLeaks(t)
 	aws, gcp := pair(t, instance(t, echo))
