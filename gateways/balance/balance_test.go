@@ -367,3 +367,23 @@ func BenchmarkPick(b *testing.B) {
 		})
 	}
 }
+
+func TestHealthEndsAnEjection(t *testing.T) {
+	now := time.Now()
+	b := balance.New(balance.Config{Now: func() time.Time { return now }})
+	outlier := federation.Outlier{ConsecutiveFailures: 2, EjectFor: federation.Duration(time.Minute), MaxEjectedPercent: 100}
+	r := b.Region(federation.ServiceName{Namespace: "default", Name: "web"}, "aws-us-east-1")
+	r.Failed(outlier)
+	r.Failed(outlier)
+	if !r.Avoid() {
+		t.Fatal("a region that failed twice in a row is not avoided")
+	}
+	r.Down()
+	if r.Avoid() {
+		t.Fatal("a region is still avoided although its own news explains the failures")
+	}
+	r.Failed(outlier)
+	if r.Avoid() {
+		t.Fatal("one failure after the news counts together with those before it")
+	}
+}

@@ -112,7 +112,11 @@ func (p *Pool) below(n uint64) uint64 {
 }
 
 func (p *Pool) admits(now int64, i int, mode Mode) bool {
-	return mode == Any || p.healthy(i) && (mode == Suspect || !p.members[i].state.ejected(now))
+	if !p.healthy(i) {
+		p.members[i].state.excuse(now)
+		return mode == Any
+	}
+	return mode != Usable || !p.members[i].state.ejected(now)
 }
 
 func (p *Pool) healthy(i int) bool { return p.target.Lane != nil && p.target.Lane.Load(i).Healthy > 0 }

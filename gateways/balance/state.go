@@ -77,6 +77,17 @@ func (t *trouble) eject(now int64, base time.Duration) {
 	t.until.Store(now + int64(max(length, base)))
 }
 
+// excuse ends an ejection: whoever keeps the health of the endpoint now says that it is down, and when that is over it will say
+// so too, sooner than the ejection would have ended.
+func (t *trouble) excuse(now int64) {
+	if t.ejected(now) {
+		t.until.Store(now)
+	}
+	if t.connects.Load() != 0 {
+		t.connects.Store(0)
+	}
+}
+
 // observe takes one connect time into the average: a higher one at once, a lower one by the time since the last.
 func (s *state) observe(now int64, took time.Duration) {
 	for {
@@ -140,6 +151,10 @@ type Region struct {
 
 // Avoid reports whether the region has failed so often in a row that it is left out for now, unless nothing else remains.
 func (r *Region) Avoid() bool { return r.ejected(r.clock.ns()) }
+
+// Down records that the peer itself says it has no healthy instance: what failed before is explained by that, and as soon as the
+// peer has one again it is tried.
+func (r *Region) Down() { r.excuse(r.clock.ns()) }
 
 // Served records that the peer took a connection.
 func (r *Region) Served() { r.connects.Store(0) }

@@ -40,10 +40,12 @@ func (m *Mesh) weigh(service federation.ServiceName, c *route.Candidate) (drop, 
 		return dropNoPath, path.RTT
 	}
 	healthy, _ := c.Health()
+	memory := m.cfg.Balance.Region(service, c.Region)
 	switch {
 	case healthy == 0:
+		memory.Down()
 		return dropUnhealthy, path.RTT
-	case m.cfg.Balance.Region(service, c.Region).Avoid():
+	case memory.Avoid():
 		return dropAvoided, path.RTT
 	case c.Freshness >= federation.FreshnessOld:
 		return dropOld, path.RTT
