@@ -73,6 +73,9 @@ func (m *Mesh) HandleFlow(ctx context.Context, in Incoming) {
 		return
 	}
 	rec.endpoint = endpointName(lease.Endpoint())
+	if snap.NamesInstances(service, peer) {
+		_ = in.Report(flow.Outcome{Result: flow.ResultConnected, Instance: string(lease.Endpoint().Instance)})
+	}
 	if why := m.overtaken(snap, 0, conn); why != "" {
 		conn.end(ending{flow.ResetRevoked, why})
 	}

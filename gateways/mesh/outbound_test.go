@@ -360,3 +360,19 @@ func TestFailingRegionIsAvoided(t *testing.T) {
 		t.Errorf("a region that answers \"unavailable\" was asked %d times, want 5 in a row and then a pause", n)
 	}
 }
+
+func TestExportedInstanceIsNamedAtTheSource(t *testing.T) {
+	noLeaks(t)
+	aws, gcp := pair(t, instance(t, echo))
+	address := aws.upstream("to-shop", "shop")
+	mustCall(t, address, "x", "x")
+	if e := aws.lines.next(t); e.Endpoint != "" {
+		t.Errorf("a summary export told the instance %q", e.Endpoint)
+	}
+	gcp.view.Exports = []federation.Export{{Service: shop, To: []string{"aws"}, Detail: federation.DetailEndpoints}}
+	gcp.publish()
+	mustCall(t, address, "x", "x")
+	if e := aws.lines.next(t); e.Endpoint != "shop-0" {
+		t.Errorf("the source's access log names the instance %q, want shop-0", e.Endpoint)
+	}
+}

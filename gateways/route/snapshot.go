@@ -83,6 +83,12 @@ func (s *Snapshot) ExportedTo(dst federation.ServiceName, peer federation.Region
 	return found
 }
 
+// NamesInstances reports whether this region shows the instances of dst to peer, and not only how many there are.
+func (s *Snapshot) NamesInstances(dst federation.ServiceName, peer federation.Region) bool {
+	export, found := s.exports.Lookup(dst, peer)
+	return found && policy.DetailOf(export) == federation.DetailEndpoints
+}
+
 // Local returns the service dst of this region, if a source has seen it; it may have no healthy instance.
 func (s *Snapshot) Local(dst federation.ServiceName) (LocalTarget, bool) {
 	service := s.local.Service(dst)
