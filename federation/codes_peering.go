@@ -3,41 +3,41 @@ package federation
 // The diagnoses of peering. Each refusal of a token or a join has a code of its own, so that both operators can see at once
 // which of them has to act.
 const (
-	CodeTokenMalformed    Code = "TW-3001"
-	CodeTokenVersion      Code = "TW-3002"
-	CodeTokenExpired      Code = "TW-3003"
-	CodeTokenUsed         Code = "TW-3004"
-	CodeTokenRegion       Code = "TW-3005"
-	CodeClockSkew         Code = "TW-3006"
-	CodeWrongPin          Code = "TW-3007"
-	CodePeerUnreachable   Code = "TW-3008"
-	CodeSameTrustDomain   Code = "TW-3009"
-	CodeSameRegion        Code = "TW-3010"
-	CodeJoinVersion       Code = "TW-3011"
-	CodeTokenRevoked      Code = "TW-3012"
-	CodePeeredOtherwise   Code = "TW-3013"
-	CodeTokenUnknown      Code = "TW-3014"
-	CodeJoinProof         Code = "TW-3015"
-	CodeJoinMalformed     Code = "TW-3016"
-	CodeJoinBundle        Code = "TW-3017"
-	CodePeeringWait       Code = "TW-3018"
-	CodePeeringUnknown    Code = "TW-3019"
-	CodePeeringState      Code = "TW-3020"
-	CodeTokenLifetime     Code = "TW-3021"
-	CodeNoAddress         Code = "TW-3022"
-	CodePeeringRemoved    Code = "TW-3023"
-	CodeImportFile        Code = "TW-3024"
-	CodeLaneBlocked       Code = "TW-3025"
-	CodeSessionEnded      Code = "TW-3026"
-	CodeTrustRefused      Code = "TW-3027"
-	CodeOneWay            Code = "TW-3028"
-	CodePeeringStalled    Code = "TW-3029"
-	CodeJoinInternal      Code = "TW-3030"
-	CodePeeringPausedHere Code = "TW-3031"
-	CodeSessionStranger   Code = "TW-3032"
-	CodePeeringPanic      Code = "TW-3033"
-	CodeEpochJump         Code = "TW-3034"
-	CodePeeringStore      Code = "TW-3035"
+	CodeTokenMalformed  Code = "TW-3001"
+	CodeTokenVersion    Code = "TW-3002"
+	CodeTokenExpired    Code = "TW-3003"
+	CodeTokenUsed       Code = "TW-3004"
+	CodeTokenRegion     Code = "TW-3005"
+	CodeClockSkew       Code = "TW-3006"
+	CodeWrongPin        Code = "TW-3007"
+	CodePeerUnreachable Code = "TW-3008"
+	CodeSameTrustDomain Code = "TW-3009"
+	CodeSameRegion      Code = "TW-3010"
+	CodeJoinVersion     Code = "TW-3011"
+	CodeTokenRevoked    Code = "TW-3012"
+	CodePeeredOtherwise Code = "TW-3013"
+	CodeTokenUnknown    Code = "TW-3014"
+	CodeJoinProof       Code = "TW-3015"
+	CodeJoinMalformed   Code = "TW-3016"
+	CodeJoinBundle      Code = "TW-3017"
+	CodePeeringWait     Code = "TW-3018"
+	CodePeeringUnknown  Code = "TW-3019"
+	CodePeeringState    Code = "TW-3020"
+	CodeTokenLifetime   Code = "TW-3021"
+	CodeNoAddress       Code = "TW-3022"
+	CodePeeringRemoved  Code = "TW-3023"
+	CodeImportFile      Code = "TW-3024"
+	CodeLaneBlocked     Code = "TW-3025"
+	CodeSessionEnded    Code = "TW-3026"
+	CodeTrustRefused    Code = "TW-3027"
+	CodeOneWay          Code = "TW-3028"
+	CodePeeringStalled  Code = "TW-3029"
+	CodeJoinInternal    Code = "TW-3030"
+	CodePeeringPaused   Code = "TW-3031"
+	CodeSessionStranger Code = "TW-3032"
+	CodePeeringPanic    Code = "TW-3033"
+	CodeEpochJump       Code = "TW-3034"
+	CodePeeringStore    Code = "TW-3035"
 )
 
 // peeringCodes are the diagnoses of peering: TW-3xxx.
@@ -126,8 +126,9 @@ var peeringCodes = []CodeHelp{
 			"wait for it. A slow disk under the state directory is the usual cause; please report it with a debug bundle."},
 	{CodeJoinInternal, "The other side could not complete the join",
 		"It could not store the result. Its log has the cause. The token is still good: run the command again."},
-	{CodePeeringPausedHere, "The peering is paused",
-		"An operator paused it; no session is made and the peer's services age. Go on with: tradewind peer resume REGION."},
+	{CodePeeringPaused, "The peering is paused",
+		"An operator of one of the two regions paused it; no session is made and the peer's services age. Go on with: tradewind " +
+			"peer resume REGION, on the side that paused it."},
 	{CodeSessionStranger, "A session came from a region that has no peering here",
 		"The identity was valid but the peering is gone or belongs to another trust domain. If it was removed here on purpose, " +
 			"remove it on the other side as well."},

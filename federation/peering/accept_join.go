@@ -26,7 +26,9 @@ type TokenInfo struct {
 
 // GenerateToken makes a token that lets peer join this region once within ttl (0: DefaultTokenTTL). It carries addresses, or
 // those of the configuration when there are none. A token made for peer before is worthless from then on.
-func (m *Manager) GenerateToken(ctx context.Context, peer federation.Region, ttl time.Duration, addresses ...string) (string, TokenInfo, error) {
+func (m *Manager) GenerateToken(
+	ctx context.Context, peer federation.Region, ttl time.Duration, addresses ...string,
+) (string, TokenInfo, error) {
 	if ttl == 0 {
 		ttl = DefaultTokenTTL
 	}

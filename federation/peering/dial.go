@@ -19,6 +19,7 @@ type dialState struct {
 	addresses []string
 	good      string // answered last
 	busy      bool   // a goroutine dials
+	began     time.Time
 	probeAt   time.Time
 	next      time.Time // not before
 	lostAt    time.Time // no session since; zero: dial without waiting for the other side
@@ -100,7 +101,7 @@ func (p *peer) steer(ctx context.Context, now time.Time) {
 	if due := p.dialDue(); due.IsZero() || now.Before(due) {
 		return
 	}
-	p.dial.busy, p.dial.probeAt = true, time.Time{}
+	p.dial.busy, p.dial.began, p.dial.probeAt = true, now, time.Time{}
 	p.farewell = p.leaving
 	addresses := slices.Clone(p.dial.addresses)
 	p.workers.Go(func() { p.dialAll(ctx, addresses) })
@@ -171,14 +172,24 @@ func (p *peer) dialEnded(ctx context.Context, r dialResult) {
 		r.link.end(exchange.CodeRemoved, "the peering was removed", nil)
 	case p.paused:
 		r.link.end(exchange.CodePaused, "the peering is paused", nil)
-	case p.link != nil: // they were faster; keep theirs, and learn from ours that the way is open
+	case p.link != nil && p.dial.first && !p.link.since.Before(p.dial.began):
+		// Both have dialled at once, and each may have taken the other's session by now. Ours is the one to stay: they come to
+		// the same result when it speaks.
+		p.drop(&p.link, CodeDuplicate, "the session that "+string(p.m.cfg.Region)+" opened stays")
+		p.useDialled(ctx, r)
+	case p.link != nil: // keep theirs, and learn from ours that the way is open
 		p.drop(&p.probe, CodeProbe, "")
 		p.dial.good, p.probe, p.probeBy = r.address, r.link, now.Add(probeHold)
 	default:
-		p.dial.good = r.address
-		p.dial.ours = Reach{Known: true, OK: true, At: now, Address: r.address}
-		p.adopt(ctx, r.link)
+		p.useDialled(ctx, r)
 	}
+}
+
+// useDialled makes the session that we opened the one in use.
+func (p *peer) useDialled(ctx context.Context, r dialResult) {
+	p.dial.good = r.address
+	p.dial.ours = Reach{Known: true, OK: true, At: p.now(), Address: r.address}
+	p.adopt(ctx, r.link)
 }
 
 // adopt makes l the session in use.

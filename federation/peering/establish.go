@@ -232,7 +232,13 @@ func (e *establishing) trust(ctx context.Context, t Token, r joinReply) error {
 		err = errors.New("the root that the token names is not in it")
 	}
 	if err != nil {
-		return &federation.Diagnostic{Code: federation.CodeJoinBundle, What: fmt.Sprintf("trust bundle of %s is not valid", t.Acceptor), Why: err.Error(), Err: err}
+		return &federation.Diagnostic{
+			Code: federation.CodeJoinBundle,
+			What: fmt.Sprintf("trust bundle of %s is not valid", t.Acceptor),
+			Why:  err.Error(),
+			Fix:  "look at: tradewind cert list, on that side",
+			Err:  err,
+		}
 	}
 	unlock, err := m.lock(ctx, t.Acceptor)
 	if err != nil {
@@ -248,7 +254,8 @@ func (e *establishing) trust(ctx context.Context, t Token, r joinReply) error {
 		return err
 	}
 	e.theirs = b
-	detail := fmt.Sprintf("spiffe://%s ⇄ spiffe://%s (fingerprints %s %s)", m.cfg.TrustDomain, t.AcceptorDomain, e.own.finger, b.Fingerprint())
+	detail := fmt.Sprintf("spiffe://%s ⇄ spiffe://%s (fingerprints %s %s)",
+		m.cfg.TrustDomain, t.AcceptorDomain, e.own.finger, b.Fingerprint())
 	if r.Yours != e.own.finger {
 		e.report(Step{"trust", StepWarning, detail + "; they see our roots as " + r.Yours})
 		return nil

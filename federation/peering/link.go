@@ -37,7 +37,9 @@ type frame struct {
 // Which queue a lane's frames go through, and how many frames a queue holds. Bulk and membership are windowed by the
 // exchange and never needed at the same time, so they share one.
 var (
-	queueOf    = [exchange.Lanes]int{exchange.LaneControl: 0, exchange.LaneUrgent: 1, exchange.LaneHealth: 2, exchange.LaneMembership: 3, exchange.LaneBulk: 3}
+	queueOf = [exchange.Lanes]int{
+		exchange.LaneControl: 0, exchange.LaneUrgent: 1, exchange.LaneHealth: 2, exchange.LaneMembership: 3, exchange.LaneBulk: 3,
+	}
 	queueSizes = [4]int{256, 64, 64, 64} // 1 MiB of control, 4 MiB of each other
 )
 

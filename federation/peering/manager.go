@@ -351,7 +351,8 @@ func (m *Manager) Nudge(peer federation.Region) {
 func (m *Manager) Accept(ctx context.Context, region federation.Region, s Session) {
 	p := m.livePeer(region)
 	if p == nil || s.Peer().TrustDomain() != p.domain {
-		m.log.Warn("refuse session", "peer", region, "identity", s.Peer().String(), "from", s.RemoteAddr(), "code", federation.CodeSessionStranger)
+		m.log.Warn("refuse session", "peer", string(region), "identity", s.Peer().String(), "from", s.RemoteAddr(),
+			"code", federation.CodeSessionStranger)
 		s.Close(CodeStranger, "no peering with this region")
 		return
 	}

@@ -239,7 +239,9 @@ func (p *peer) now() time.Time {
 // next is when the owner has something to do unless something happens before.
 func (p *peer) next() time.Time {
 	next := p.last.Add(watchEvery) // to be seen alive by the watchdog
-	for _, t := range []time.Time{p.machine.Deadline(), p.rivalBy, p.probeBy, p.leaveBy, p.dialDue(), p.saveDue(), p.trustDue(), p.reportDue()} {
+	for _, t := range []time.Time{
+		p.machine.Deadline(), p.rivalBy, p.probeBy, p.leaveBy, p.dialDue(), p.saveDue(), p.trustDue(), p.reportDue(),
+	} {
 		if !t.IsZero() && t.Before(next) {
 			next = t
 		}
@@ -367,7 +369,11 @@ func (p *peer) closed(a exchange.Close) {
 		return
 	}
 	p.link.end(a.Code, a.Reason, nil)
-	if !p.leaving && !p.paused {
+	switch {
+	case p.leaving || p.paused:
+	case a.Code == exchange.CodePaused:
+		p.trouble(federation.CodePeeringPaused, "an operator of "+string(p.region)+" has paused it")
+	default:
 		p.trouble(federation.CodeSessionEnded, fmt.Sprintf("closed here (%s): %s", exchange.CodeName(a.Code), printable(a.Reason, maxDetail)))
 	}
 	p.forgetLink()

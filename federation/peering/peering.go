@@ -124,6 +124,7 @@ const (
 	reportEvery    = 50 * time.Millisecond // at most: copying a machine's status for each frame is waste
 	returnGrace    = 5 * time.Second       // for the peer's probe to reach us, before we say that it cannot
 	housekeepEvery = time.Hour
+	keepAlarm      = 24 * time.Hour   // in the status: the next shift should see it, next week's need not
 	retryEvery     = 10 * time.Second // of what could not be stored
 	maxDials       = 32               // at once, over all peers: those that are away must not keep the others waiting
 )

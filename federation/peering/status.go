@@ -241,7 +241,9 @@ func (m *Manager) describe(e *entry) PeeringStatus {
 		State:       e.state(),
 		Since:       rec.Since,
 		Gateways:    slices.Clone(rec.Addresses),
-		Alarm:       e.alarm,
+	}
+	if e.alarm != nil && m.cfg.Now().Sub(e.alarm.At) < keepAlarm {
+		s.Alarm = e.alarm
 	}
 	if rec.Waiting {
 		s.Token = rec.Expires

@@ -190,7 +190,7 @@ func TestRevocationsAreForgotten(t *testing.T) {
 		a, b := trusttest.Pair(t, "a", "b")
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		go a.Run(ctx) //nolint:errcheck // it returns nil
+		go a.Run(ctx)
 		revoke(t, a, serial(chainOf(t, trusttest.Workload(t, a, "web"))[0]))
 		revoke(t, a, "spiffe://a.mesh.internal/gw/gone")
 		time.Sleep(2*trust.WorkloadLife + 15*time.Minute) //nolint:forbidigo // virtual time

@@ -28,6 +28,7 @@ type caState struct {
 
 // caRecord is what the store holds of it.
 type caRecord struct {
+	Region      string   `json:"region"`
 	TrustDomain string   `json:"trust_domain"`
 	Sequence    uint64   `json:"sequence"`
 	Roots       [][]byte `json:"roots"`           // DER
@@ -100,6 +101,11 @@ func (a *Authority) parseCA(e store.Entry) (caState, error) {
 	if rec.TrustDomain != a.cfg.TrustDomain.Name() {
 		return caState{}, fmt.Errorf("it is the CA of trust domain %q, this region's is %q", rec.TrustDomain, a.cfg.TrustDomain)
 	}
+	// The trust domain alone does not tell: who renames a region may keep it, and peers would then be shown another author
+	// under the identity that they know.
+	if rec.Region != string(a.cfg.Region) {
+		return caState{}, fmt.Errorf("it is the CA of region %q, this one is %q", rec.Region, a.cfg.Region)
+	}
 	ca := caState{sequence: rec.Sequence, version: e.Version}
 	for _, der := range rec.Roots {
 		root, err := x509.ParseCertificate(der)
@@ -138,7 +144,7 @@ func (a *Authority) parseCA(e store.Entry) (caState, error) {
 // still counts above what its peers have seen: otherwise they would refuse its next revocations as old news.
 func (a *Authority) changeCA(ca caState) (caState, store.Op, error) {
 	ca.sequence = max(ca.sequence+1, uint64(max(a.cfg.Now().UnixMilli(), 0)))
-	rec := caRecord{TrustDomain: a.cfg.TrustDomain.Name(), Sequence: ca.sequence}
+	rec := caRecord{Region: string(a.cfg.Region), TrustDomain: a.cfg.TrustDomain.Name(), Sequence: ca.sequence}
 	for _, root := range ca.roots {
 		rec.Roots = append(rec.Roots, root.Raw)
 	}

@@ -280,7 +280,7 @@ func TestIssueRefusesKeys(t *testing.T) {
 		"short Ed25519":       ed25519.PublicKey(make([]byte, 31)),
 		"nil curve":           &ecdsa.PublicKey{},
 		"nil P-256":           (*ecdsa.PublicKey)(nil),
-		"point off the curve": &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)}, //nolint:staticcheck // the point
+		"point off the curve": &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)},
 	} {
 		if _, err := a.Issue(t.Context(), federation.ServiceName{Namespace: "default", Name: "web"}, pub); federation.CodeOf(err) != "TW-2005" {
 			t.Errorf("%s: %v", name, err)

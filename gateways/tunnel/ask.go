@@ -105,12 +105,16 @@ func (s *session) ask(ctx context.Context, question []byte) ([]byte, error) {
 	return b, err
 }
 
-// answer serves one question of the peer's.
+// answer serves one question of the peer's. Questions beyond asksAtOnce wait as streams that are still pending.
 func (s *session) answer(ctx context.Context, stream *quic.Stream, h flow.Header) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	select {
 	case s.peer.asked <- struct{}{}:
+		<-s.pending
 		defer func() { <-s.peer.asked }()
-	default:
+	case <-ctx.Done():
+		<-s.pending
 		abandon(stream, flow.ResetOverload)
 		return
 	}
@@ -118,14 +122,13 @@ func (s *session) answer(ctx context.Context, stream *quic.Stream, h flow.Header
 		abandon(stream, flow.ResetProtocol)
 		return
 	}
-	_ = stream.SetDeadline(time.Now().Add(askLimit))
+	deadline, _ := ctx.Deadline()
+	_ = stream.SetDeadline(deadline)
 	question := make([]byte, h.Length)
 	if _, err := io.ReadFull(stream, question); err != nil {
 		abandon(stream, flow.ResetProtocol)
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
-	defer cancel()
 	reply := s.t.cfg.OnAsk(ctx, s.live.region, question)
 	if len(reply) > maxQuestion {
 		s.t.log.Error("answer to a peer's question dropped: it is too long", "peer", s.live.region, "octets", len(reply))

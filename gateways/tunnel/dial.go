@@ -23,6 +23,11 @@ func (t *Transport) dialConn(ctx context.Context, c class, address string, conf 
 		return nil, err
 	}
 	select {
+	case <-t.reading:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("dial gateway %s before the tunnel runs: %w", address, context.Cause(ctx))
+	}
+	select {
 	case t.dials <- struct{}{}:
 		// A handshake is work in its first moments; one that is only waiting must not keep others from starting.
 		busy := time.AfterFunc(busyDial, func() { <-t.dials })
@@ -154,10 +159,16 @@ func describeTransport(d *federation.Diagnostic, e *quic.TransportError) {
 		d.Fix = "check that the peering exists on both sides; if one side has a new root, peer again"
 	case code >= cryptoError && code < cryptoError+256:
 		d.Code, d.Why = federation.CodeGatewayTLS, "its certificate is not accepted: "+e.Error()
-		if cause := tlsCause(e); cause != nil {
+		d.Fix = "check that the address belongs to that region, and that the token or the peering is not from another one"
+		var known *federation.Diagnostic
+		if cause := tlsCause(e); errors.As(cause, &known) { // the trust authority has said it better
+			d.Code, d.Why, d.Fix = known.Code, known.What, known.Fix
+			if known.Why != "" {
+				d.Why += ": " + known.Why
+			}
+		} else if cause != nil {
 			d.Why = "its certificate is not accepted: " + cause.Error()
 		}
-		d.Fix = "check that the address belongs to that region, and that the token or the peering is not from another one"
 	default:
 		d.Why = e.Error()
 	}

@@ -9,5 +9,6 @@
 //
 // Flow sessions are kept warm: one to each gateway address of each peer, and every session that a peer has dialled serves both
 // ways, so that reachability in one direction is enough. Both ends ping every 200 ms. A session that has been silent for
-// 400 ms or four round trips is avoided, one that has been silent a quarter longer is closed, and its flows end as resets.
+// 400 ms, or on a long or uneven path for four round trips and their variation, is avoided; one that has been silent a quarter
+// longer is closed, and its flows end as resets.
 package tunnel

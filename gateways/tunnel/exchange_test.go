@@ -41,7 +41,7 @@ func exchanging(t *testing.T, f func(t *testing.T, p *pair, dialled, accepted *E
 		defer p.east.shut(t)
 		p.west = startGateway(t, west, b, nil)
 		defer p.west.shut(t)
-		introduce(p.east.trust, p.west.trust)
+		introduce(t, p.east.trust, p.west.trust)
 		dialled, err := p.west.DialExchange(t.Context(), east, "192.0.2.1:8443")
 		if err != nil {
 			t.Fatal(err)
@@ -52,7 +52,7 @@ func exchanging(t *testing.T, f func(t *testing.T, p *pair, dialled, accepted *E
 
 func TestExchangeCarriesEveryLaneBothWays(t *testing.T) {
 	exchanging(t, func(t *testing.T, p *pair, dialled, accepted *ExchangeSession) {
-		if dialled.Peer().Path() != "/gw/one" || dialled.RemoteAddr() != "192.0.2.1:8443" || accepted.Region() != west {
+		if dialled.Peer().Path() != "/gw/gw-1" || dialled.RemoteAddr() != "192.0.2.1:8443" || accepted.Region() != west {
 			t.Errorf("%v at %s, %v", dialled.Peer(), dialled.RemoteAddr(), accepted.Region())
 		}
 		for _, ends := range [][2]*ExchangeSession{{dialled, accepted}, {accepted, dialled}} {
@@ -162,7 +162,7 @@ func TestExchangeFrameTooLong(t *testing.T) {
 
 func TestRejectedCertificateIsADialError(t *testing.T) {
 	exchanging(t, func(t *testing.T, p *pair, dialled, accepted *ExchangeSession) {
-		p.east.trust.distrust(west)
+		p.east.trust.distrust(t, west)
 		_, err := p.west.DialExchange(t.Context(), east, "192.0.2.1:8443")
 		if federation.CodeOf(err) != federation.CodeGatewayTLS || !strings.Contains(err.Error(), "refused this gateway's certificate") {
 			t.Errorf("%v", err)

@@ -209,6 +209,8 @@ func (f *Flow) CloseWrite() error {
 	if f.sides.Load()&sideWrite != 0 {
 		return nil
 	}
+	f.writing.Store(true)
+	defer f.writing.Store(false)
 	fin, err := f.out.Fin(nil)
 	if err != nil {
 		return err // not accepted: there is nothing to end
@@ -376,7 +378,8 @@ func (f *Flow) end(err error, code flow.ResetCode, sides uint32) error {
 
 // violated ends the flow because the other end broke the protocol.
 func (f *Flow) violated(err error) error {
-	f.s.t.log.Warn("peer breaks the flow protocol", "peer", f.s.live.region, "gateway", f.s.live.id, "flow", hex.EncodeToString(f.id[:]), "err", err)
+	f.s.t.log.Warn("peer breaks the flow protocol", "peer", f.s.live.region, "gateway", f.s.live.id,
+		"flow", hex.EncodeToString(f.id[:]), "err", err)
 	return f.end(&ResetError{Code: flow.ResetProtocol, Peer: f.s.live.region}, flow.ResetProtocol, sideBoth)
 }
 
@@ -420,14 +423,16 @@ func (f *Flow) WaitAccept(ctx context.Context) error {
 	}
 	if f.readMu.TryLock() {
 		stop := context.AfterFunc(ctx, func() { _ = f.stream.SetReadDeadline(time.Unix(1, 0)) })
-		for !f.settled() && f.readErr == nil && f.nextFrame() == nil {
+		var err error
+		for !f.settled() && err == nil {
+			err = f.nextFrame()
 		}
 		if !stop() {
 			_ = f.stream.SetReadDeadline(time.Time{})
 		}
 		f.readMu.Unlock()
-		if !f.settled() {
-			return context.Cause(ctx)
+		if !f.settled() && ctx.Err() == nil {
+			return err // a read deadline of the caller's
 		}
 	}
 	select {
@@ -472,14 +477,15 @@ func (f *Flow) ID() [16]byte { return f.id }
 
 // wrap turns an error of the stream or its connection into one of this package.
 func (f *Flow) wrap(err error) error {
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
 	var reset *quic.StreamError
 	switch {
-	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
-		return err
 	case errors.As(err, &reset):
 		code := flow.ResetCode(min(uint64(reset.ErrorCode), math.MaxUint16))
 		return &ResetError{Code: code, Peer: f.s.live.region, Remote: reset.Remote}
-	case errors.Is(err, quic.ErrStreamClosed), err == net.ErrClosed:
+	case errors.Is(err, quic.ErrStreamClosed), err == net.ErrClosed: //nolint:errorlint // every PathError wraps it; only the bare one means us
 		return net.ErrClosed
 	}
 	return &PathError{Peer: f.s.live.region, Address: f.s.address, Reason: endOf(err), Err: err}

@@ -76,10 +76,10 @@ func (s *session) acceptStreams(tasks *sync.WaitGroup) {
 		if err != nil {
 			return
 		}
-		if s.pending.Add(1) > maxPending {
-			s.pending.Add(-1)
-			abandon(stream, flow.ResetOverload)
-			continue
+		select {
+		case s.pending <- struct{}{}: // a peer that starts many and finishes none holds up itself, for openLimit
+		case <-ctx.Done():
+			return
 		}
 		tasks.Go(func() { s.serveStream(ctx, stream) })
 	}
@@ -95,7 +95,6 @@ func (s *session) serveStream(ctx context.Context, stream *quic.Stream) {
 	_ = stream.SetReadDeadline(time.Now().Add(openLimit))
 	h, err := readHeader(stream)
 	if err == nil && h.Type == frameAsk {
-		s.pending.Add(-1)
 		s.answer(ctx, stream, h)
 		return
 	}
@@ -103,7 +102,7 @@ func (s *session) serveStream(ctx context.Context, stream *quic.Stream) {
 	if err == nil {
 		err = in.readOpen(h)
 	}
-	s.pending.Add(-1)
+	<-s.pending
 	if err != nil {
 		if errors.Is(err, flow.ErrViolation) {
 			s.t.log.Warn("peer breaks the flow protocol", "peer", s.live.region, "gateway", s.live.id, "err", err)

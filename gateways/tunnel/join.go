@@ -25,7 +25,9 @@ const (
 // DialJoin redeems a token at the gateway at addr, whose chain must end in the root with the SHA-256 pin. request makes the
 // request from the exported key of the connection. The error of an unreachable or refusing gateway is a
 // *federation.Diagnostic that says why in words.
-func (t *Transport) DialJoin(ctx context.Context, addr string, pin [32]byte, request func(exporter []byte) ([]byte, error)) ([]byte, error) {
+func (t *Transport) DialJoin(
+	ctx context.Context, addr string, pin [32]byte, request func(exporter []byte) ([]byte, error),
+) (reply []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, joinLimit)
 	defer cancel()
 	start := time.Now()
@@ -45,7 +47,7 @@ func (t *Transport) DialJoin(ctx context.Context, addr string, pin [32]byte, req
 	if len(body) > maxQuestion {
 		return nil, fmt.Errorf("join at gateway %s: a request of %d octets is too long", addr, len(body))
 	}
-	reply, err := askJoin(ctx, conn, body)
+	reply, err = askJoin(ctx, conn, body)
 	var app *quic.ApplicationError
 	switch {
 	case errors.As(err, &app) && app.Remote && app.ErrorCode == closeRefused:

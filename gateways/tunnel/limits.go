@@ -52,7 +52,9 @@ func quicConfig(c class, dialer bool) *quic.Config {
 		conf.KeepAlivePeriod = 10 * time.Second // before any NAT forgets a UDP mapping (RFC 4787: 2 min, in practice 30 s)
 		conf.MaxIncomingStreams = 1             // the control lane
 		conf.MaxIncomingUniStreams = lanes - 1
-		window(256<<10, 1<<20+64<<10) // four frames a lane; four lanes that nobody reads leave the control lane room
+		// Four frames a lane. Of the connection's window QUIC may not have announced a quarter yet: four lanes that nobody
+		// reads must still leave the control lane room.
+		window(256<<10, 1536<<10)
 		if dialer {
 			conf.MaxIncomingStreams = -1
 		}

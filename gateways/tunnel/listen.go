@@ -80,14 +80,19 @@ var errStopped = errors.New("the gateway is stopping")
 
 type connHandler func(ctx context.Context, conn *quic.Conn) error
 
-// listen accepts the connections of one class on one socket. Each is handled in a goroutine of its own: QUIC queues 32
-// established connections and refuses more, so nothing may hold up the loop.
-func (t *Transport) listen(ctx context.Context, s *socket, c class, handle connHandler) error {
-	proto := c.String()
-	listener, err := s.transports[c].Listen(t.serverTLS(proto), quicConfig(c, false))
+// listen makes the listener of one class on one socket.
+func (t *Transport) listen(s *socket, c class) (*quic.Listener, error) {
+	listener, err := s.transports[c].Listen(t.serverTLS(c.String()), quicConfig(c, false))
 	if err != nil {
-		return fmt.Errorf("listen for %s on udp %v: %w", proto, s.conn.LocalAddr(), err)
+		return nil, fmt.Errorf("listen for %v on udp %v: %w", c, s.conn.LocalAddr(), err)
 	}
+	return listener, nil
+}
+
+// accept accepts the connections of one listener. Each is handled in a goroutine of its own: QUIC queues 32 established
+// connections and refuses more, so nothing may hold up the loop.
+func (t *Transport) accept(ctx context.Context, listener *quic.Listener, c class, handle connHandler) error {
+	proto := c.String()
 	defer listener.Close()
 	for {
 		conn, err := listener.Accept(ctx)
@@ -95,7 +100,7 @@ func (t *Transport) listen(ctx context.Context, s *socket, c class, handle connH
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("accept %s on udp %v: %w", proto, s.conn.LocalAddr(), err)
+			return fmt.Errorf("accept %s on udp %v: %w", proto, listener.Addr(), err)
 		}
 		established(conn.Context())
 		handled := t.start(func() {

@@ -33,7 +33,9 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 type collector struct{ t *Transport }
 
 func (c collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descUp, descRTT, descLoss, descSessions, descFlows, descBytes, descFailures, descRevoked, descForeign} {
+	for _, d := range []*prometheus.Desc{
+		descUp, descRTT, descLoss, descSessions, descFlows, descBytes, descFailures, descRevoked, descForeign,
+	} {
 		out <- d
 	}
 }

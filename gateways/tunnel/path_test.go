@@ -15,6 +15,8 @@ import (
 	"github.com/quic-go/quic-go/testutils/simnet"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/trust"
+	"github.com/tradewind-mesh/tradewind/federation/trust/trusttest"
 )
 
 func sentBy(g *gateway) int { return g.conn.(*simnet.SimConn).Stats().PacketsSent }
@@ -130,7 +132,7 @@ func TestEitherSideMayOpen(t *testing.T) {
 func TestPing(t *testing.T) {
 	simulate(t, oneWay, echo, func(t *testing.T, p *pair) {
 		pong, err := p.west.Ping(t.Context(), east)
-		if err != nil || pong.RTT != rtt || pong.Address != "192.0.2.1:8443" || pong.Gateway.Path() != "/gw/one" {
+		if err != nil || pong.RTT != rtt || pong.Address != "192.0.2.1:8443" || pong.Gateway.Path() != "/gw/gw-1" {
 			t.Errorf("%+v, %v", pong, err)
 		}
 		p.net.cut.Store(true)
@@ -195,7 +197,7 @@ func TestRejudgeClosesWhatIsNoLongerGood(t *testing.T) {
 		if n := p.east.Rejudge(); n != 0 {
 			t.Fatalf("%d sessions closed for nothing", n)
 		}
-		p.east.trust.distrust(west)
+		p.east.trust.distrust(t, west)
 		if n := p.east.Rejudge(); n != 1 {
 			t.Errorf("%d sessions closed", n)
 		}
@@ -217,32 +219,55 @@ func TestForgottenPeerIsClosed(t *testing.T) {
 }
 
 func TestCertificateIsRenewedWithoutBreakingFlows(t *testing.T) {
-	simulate(t, oneWay, echo, func(t *testing.T, p *pair) {
-		p.east.trust.issue(t, "/gw/short", 4*time.Minute)
-		p.west.SetPeers(nil)
-		eventually(t, func() bool { return p.west.Path(east).Sessions == 0 })
-		p.west.SetPeers([]federation.Peer{{Region: east, Gateways: []string{"192.0.2.1:8443"}}})
-		eventually(t, func() bool { return p.west.Path(east).Up })
-		f := mustOpen(t, p.west, east)
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(oneWay)
+		a, b := n.node(), n.node()
+		if err := n.sim.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer n.sim.Close()
+		old := startGateway(t, east, a, func(c *Config) { c.OnFlow = echo })
+		defer old.shut(t)
+		// The gateway's certificate has 4 minutes left, and its region will then have issued another.
+		aged := func(region federation.Region, left time.Duration) *authority {
+			auth := &authority{}
+			auth.behind.Store(int64(trust.GatewayLife - left))
+			auth.Authority = trusttest.NewAuthority(t, region, auth.clock)
+			auth.behind.Store(0)
+			return auth
+		}
+		ageing := aged(west, 4*time.Minute)
+		w := startGateway(t, west, b, func(c *Config) { c.Trust = ageing.Authority })
+		defer w.shut(t)
+		introduce(t, old.trust, ageing)
+		w.SetPeers([]federation.Peer{{Region: east, Gateways: []string{"192.0.2.1:8443"}}})
+		eventually(t, func() bool { return w.Path(east).Up })
+		f := mustOpen(t, w, east)
 		_, _ = f.Write([]byte("x"))
 		_, _ = f.Read(make([]byte, 1))
-		<-time.After(2 * time.Minute)
-		p.east.trust.issue(t, "/gw/next", 4*time.Minute)
-		<-time.After(1*time.Minute + 40*time.Second)
-		if path := p.west.Path(east); path.Gateway.Path() != "/gw/next" || path.Sessions != 2 {
+
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		renewed := make(chan error, 1)
+		<-time.After(time.Minute)
+		go func() { renewed <- ageing.Run(ctx) }() // sees that the certificate is due
+		<-time.After(2*time.Minute + 45*time.Second)
+		if path := w.Path(east); path.Sessions != 2 {
 			t.Errorf("before the old certificate ends: %+v", path)
 		}
 		_, _ = f.Write([]byte("y"))
 		if _, err := f.Read(make([]byte, 1)); err != nil {
 			t.Errorf("the flow on the old session: %v", err)
 		}
-		<-time.After(30 * time.Second)
+		<-time.After(25 * time.Second)
 		if _, err := f.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("the flow outlives the certificate it rests on: %v", err)
 		}
-		if path := p.west.Path(east); !path.Up || path.Sessions != 1 {
+		if path := w.Path(east); !path.Up || path.Sessions != 1 {
 			t.Errorf("behind the old certificate: %+v", path)
 		}
+		cancel()
+		<-renewed
 	})
 }
 
@@ -259,13 +284,13 @@ func TestMovedNameIsFollowed(t *testing.T) {
 		at.Store(&first)
 		old := startGateway(t, east, a, func(cfg *Config) { cfg.OnFlow = echo })
 		defer old.shut(t)
-		moved := startGateway(t, east, b, func(cfg *Config) { cfg.OnFlow, cfg.Trust = echo, old.trust })
+		moved := startGateway(t, east, b, func(cfg *Config) { cfg.OnFlow, cfg.Trust = echo, old.trust.Authority })
 		defer moved.shut(t)
 		w := startGateway(t, west, c, func(cfg *Config) {
 			cfg.Resolve = func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{*at.Load()}, nil }
 		})
 		defer w.shut(t)
-		introduce(old.trust, w.trust)
+		introduce(t, old.trust, w.trust)
 		w.SetPeers([]federation.Peer{{Region: east, Gateways: []string{"gateway.east.example.com:8443"}}})
 		eventually(t, func() bool { return w.Path(east).Up })
 		at.Store(&second)

@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/quic-go/quic-go"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -110,7 +109,8 @@ func (p *peer) refresh() {
 	p.mu.Unlock()
 	switch {
 	case turned && up:
-		p.t.log.Info("path to peer is up", "peer", p.region, "gateway", best.live.id, "address", best.address, "rtt", time.Duration(best.srtt.Load()))
+		p.t.log.Info("path to peer is up", "peer", p.region, "gateway", best.live.id, "address", best.address,
+			"rtt", time.Duration(best.srtt.Load()))
 	case turned:
 		p.t.log.Warn("path to peer is down", "code", federation.CodePathDown, "peer", p.region)
 	}
@@ -307,7 +307,7 @@ func (t *Transport) keep(ctx context.Context, region federation.Region, address 
 		case <-ended:
 			wait, current, ended = backoff(0), nil, nil
 			continue
-		case <-after(current == nil, wait):
+		case <-after(current == nil && !t.draining.Load(), wait): // who drains makes no new sessions
 		case <-renew:
 			if !t.mustReplace(ctx, current) {
 				continue
@@ -384,8 +384,7 @@ func (t *Transport) renewal(s *session) <-chan time.Time {
 
 // mustReplace reports whether a new session should take over from s.
 func (t *Transport) mustReplace(ctx context.Context, s *session) bool {
-	left := time.Until(s.live.expiry)
-	if whole := s.live.expiry.Sub(s.epoch); left < whole/4 { // the peer has rotated at half of its certificate's life
+	if whole := s.goodUntil.Sub(s.epoch); time.Until(s.goodUntil) < whole/4 { // certificates are rotated at half of their life
 		return true
 	}
 	host, _, err := net.SplitHostPort(s.address)
@@ -418,9 +417,3 @@ func (t *Transport) noPath(region federation.Region) error {
 
 // ErrNoPath is in the tree of every error that says that there is no session to a peer.
 var ErrNoPath = errors.New("no live path to the peer")
-
-// streamLimit reports whether err says that a session carries as many flows as the peer allows.
-func streamLimit(err error) bool {
-	var limit *quic.StreamLimitReachedError
-	return errors.As(err, &limit)
-}

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -32,16 +33,17 @@ const (
 
 // When a session is taken for dead. Anything heard counts, not only pongs: on a full link they come late.
 const (
-	tickEvery     = 50 * time.Millisecond // the clock of a session, and what it adds to the silence it measures
-	pingTicks     = 4                     // a ping every 200 ms
-	lossTicks     = 20                    // loss is measured over a second
-	silenceFloor  = 400 * time.Millisecond // one lost ping and its repetition
-	silenceRTTs   = 4                      // on long paths, two probes and their answers
-	pongLimit     = 3 * time.Second        // packets arrive, but nobody answers: the process over there is stuck
-	pongRTTs      = 20
-	controlLimit  = 2 * time.Second // for the control stream to take 12 octets
-	sleptTooLong  = 250 * time.Millisecond
-	pingsInFlight = 64 // remembered, to tell the time of a pong
+	tickEvery      = 50 * time.Millisecond  // the clock of a session, and what it adds to the silence it measures
+	pingTicks      = 4                      // a ping every 200 ms
+	lossTicks      = 20                     // loss is measured over a second
+	silenceFloor   = 400 * time.Millisecond // one lost ping and its repetition
+	silenceRTTs    = 4                      // on long paths, two probes and their answers; of the round trip and of its variation
+	silenceCeiling = 5 * time.Second        // whatever the peer has made of its round trips
+	pongLimit      = 3 * time.Second        // packets arrive, but nobody answers: the process over there is stuck
+	pongRTTs       = 20
+	controlLimit   = 2 * time.Second // for the control stream to take 12 octets
+	sleptTooLong   = 2 * tickEvery   // a tick was missed: this process was kept from running
+	pingsInFlight  = 64              // remembered, to tell the time of a pong
 )
 
 // vitality is what a session is good for.
@@ -63,15 +65,18 @@ type session struct {
 	domain  spiffeid.TrustDomain // what the peer may speak for
 	address string               // as it was dialled, or where it came from
 	dialled bool
+	// goodUntil is when the first certificate of either end runs out.
+	goodUntil time.Time
 
 	state      atomic.Uint32
 	leaving    atomic.Bool // the peer drains
 	superseded atomic.Bool // a newer session serves the same address
 	flows      atomic.Int64
-	pending    atomic.Int64  // streams that have not said yet what they are
 	srtt       atomic.Int64  // nanoseconds; smoothed as in RFC 9002, section 5.3
+	rttVar     atomic.Int64  // its variation, of the same section: high on a lossy path and while the peer is overloaded
 	loss       atomic.Uint64 // bits of a float64: share of packets sent that were lost
 	foreign    sync.Once     // a foreign source is reported once
+	pending    chan struct{} // a token for each stream that has not said yet what it is
 
 	epoch   time.Time // of the clock below
 	heard   atomic.Int64
@@ -84,7 +89,7 @@ type session struct {
 func (t *Transport) newSession(live *liveConn, address string, dialled bool) *session {
 	return &session{
 		t: t, peer: t.peerOf(live.region), live: live, conn: live.conn, domain: live.id.TrustDomain(),
-		address: address, dialled: dialled, epoch: time.Now(),
+		address: address, dialled: dialled, goodUntil: live.expiry, epoch: time.Now(), pending: make(chan struct{}, maxPending),
 	}
 }
 
@@ -109,6 +114,7 @@ func (t *Transport) dialSession(ctx context.Context, region federation.Region, a
 		return nil, fmt.Errorf("dial region %s: %w", region, err)
 	}
 	start := time.Now()
+	conf, shown := noteShown(conf)
 	conn, err := t.dialConn(ctx, classFlow, address, conf, limit)
 	if err != nil {
 		return nil, err
@@ -119,6 +125,9 @@ func (t *Transport) dialSession(ctx context.Context, region federation.Region, a
 	}
 	if err == nil {
 		s := t.newSession(live, address, true)
+		if own := shown.Load(); own != nil && own.Before(s.goodUntil) {
+			s.goodUntil = *own
+		}
 		if err = s.greet(ctx); err == nil {
 			return s, nil
 		}
@@ -128,6 +137,24 @@ func (t *Transport) dialSession(ctx context.Context, region federation.Region, a
 	}
 	_ = conn.CloseWithError(closeProtocol, "session did not start")
 	return nil, dialDiagnostic(address, conn.RemoteAddr(), time.Since(start), err)
+}
+
+// noteShown makes conf note when the certificate runs out that it shows: the other end judges the session by that one.
+func noteShown(conf *tls.Config) (*tls.Config, *atomic.Pointer[time.Time]) {
+	shown := new(atomic.Pointer[time.Time])
+	show := conf.GetClientCertificate
+	if show == nil {
+		return conf, shown
+	}
+	conf = conf.Clone()
+	conf.GetClientCertificate = func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		cert, err := show(request)
+		if err == nil && cert != nil && cert.Leaf != nil {
+			shown.Store(&cert.Leaf.NotAfter)
+		}
+		return cert, err
+	}
+	return conf, shown
 }
 
 // greet opens the control stream, or takes the dialer's, and exchanges the first frames on it. The server judges the client's
@@ -212,7 +239,7 @@ func (s *session) watch() {
 		case <-tick.C:
 		}
 		now := time.Since(s.epoch)
-		// A clock that was itself asleep (a stopped process, a busy host) proves nothing about the peer.
+		// Time in which this process did not run (it was stopped, the host is overloaded) proves nothing about the peer.
 		if slept := now - last; slept > sleptTooLong {
 			s.heard.Add(int64(slept - tickEvery))
 			s.ponged.Add(int64(slept - tickEvery))
@@ -243,7 +270,7 @@ func (s *session) watch() {
 // judgeSilence suspects, clears or closes the session by how long it has been silent, and reports whether it closed it.
 func (s *session) judgeSilence(now time.Duration) bool {
 	rtt := time.Duration(s.srtt.Load())
-	limit := max(silenceFloor, silenceRTTs*rtt)
+	limit := min(max(silenceFloor, silenceRTTs*(rtt+time.Duration(s.rttVar.Load()))), silenceCeiling)
 	silent := now - time.Duration(s.heard.Load())
 	stuck := now - time.Duration(s.ponged.Load())
 	stuckLimit := max(pongLimit, pongRTTs*rtt)
@@ -289,6 +316,8 @@ func (s *session) onPong(n uint64) {
 		return
 	}
 	if old := s.srtt.Load(); old > 0 {
+		variation := s.rttVar.Load()
+		s.rttVar.Store(variation + (max(took-old, old-took)-variation)/4)
 		took = old + (took-old)/8
 	}
 	s.srtt.Store(took)

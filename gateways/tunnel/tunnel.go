@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/quic-go/quic-go"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/sync/errgroup"
 
@@ -74,6 +75,7 @@ type Transport struct {
 	log     *slog.Logger
 	sockets []*socket
 	dials   chan struct{} // a token for each handshake under way
+	reading chan struct{} // closed when Run has set the sockets to work
 
 	peers   atomic.Pointer[map[federation.Region]*peer] // replaced whole under mu
 	changed chan struct{}                               // capacity 1: some path went up, down or elsewhere
@@ -106,6 +108,7 @@ func New(cfg Config) (*Transport, error) {
 	t := &Transport{
 		cfg: cfg, log: cfg.Log,
 		dials:   make(chan struct{}, dialsAtOnce),
+		reading: make(chan struct{}),
 		changed: make(chan struct{}, 1),
 		wake:    make(chan struct{}, 1),
 		live:    map[*liveConn]struct{}{},
@@ -115,8 +118,8 @@ func New(cfg Config) (*Transport, error) {
 	if len(conns) == 0 {
 		conn, err := net.ListenPacket("udp", cfg.Listen)
 		if err != nil {
-			return nil, &federation.Diagnostic{Code: federation.CodeMeshListen, What: "mesh listener cannot bind udp " + cfg.Listen, Why: err.Error(),
-				Fix: "stop what holds the port, or choose another address for the mesh listener", Err: err}
+			return nil, &federation.Diagnostic{Code: federation.CodeMeshListen, What: "mesh listener cannot bind udp " + cfg.Listen,
+				Why: err.Error(), Fix: "stop what holds the port, or choose another address for the mesh listener", Err: err}
 		}
 		conns = []net.PacketConn{conn}
 	}
@@ -136,14 +139,29 @@ func New(cfg Config) (*Transport, error) {
 // Addr is the address of the first socket.
 func (t *Transport) Addr() net.Addr { return t.sockets[0].conn.LocalAddr() }
 
-// Run listens, keeps the sessions that SetPeers asks for, and returns nil when ctx has ended and everything is closed.
+// Run listens, keeps the sessions that SetPeers asks for, and returns nil when ctx has ended and everything is closed. Until
+// it runs, whoever dials waits.
 func (t *Transport) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
+	type door struct {
+		listener *quic.Listener
+		class    class
+	}
+	var doors []door
 	for _, s := range t.sockets {
-		for c, handle := range map[class]connHandler{classFlow: t.acceptSession, classExchange: t.acceptExchange, classJoin: t.acceptJoin} {
-			group.Go(func() error { return t.listen(ctx, s, c, handle) })
+		for _, c := range []class{classFlow, classExchange, classJoin} {
+			listener, err := t.listen(s, c)
+			if err != nil {
+				return errors.Join(err, t.Close())
+			}
+			doors = append(doors, door{listener, c})
 		}
 	}
+	handlers := [classes]connHandler{classFlow: t.acceptSession, classExchange: t.acceptExchange, classJoin: t.acceptJoin}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, d := range doors {
+		group.Go(func() error { return t.accept(ctx, d.listener, d.class, handlers[d.class]) })
+	}
+	close(t.reading)
 	group.Go(func() error { t.keepSessions(ctx); return nil })
 	group.Go(func() error { t.watchExpiry(ctx); return nil })
 	err := group.Wait()

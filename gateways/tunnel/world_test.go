@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/trust"
+	"github.com/tradewind-mesh/tradewind/federation/trust/trusttest"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 )
 
@@ -69,6 +72,37 @@ func (n *network) node() *simnet.SimConn {
 		simnet.NodeBiDiLinkSettings{Latency: n.oneWay})
 }
 
+// authority is a region's trust, with a clock that a test can put back.
+type authority struct {
+	*trust.Authority
+	behind atomic.Int64 // how far the clock is behind the time, in nanoseconds
+}
+
+func newAuthority(tb testing.TB, region federation.Region) *authority {
+	tb.Helper()
+	a := &authority{}
+	a.Authority = trusttest.NewAuthority(tb, region, a.clock)
+	return a
+}
+
+func (a *authority) clock(c *trust.Config) {
+	c.Now = func() time.Time { return time.Now().Add(-time.Duration(a.behind.Load())) }
+}
+
+func introduce(tb testing.TB, a, b *authority) {
+	tb.Helper()
+	trusttest.Introduce(tb, a.Authority, b.Authority)
+	trusttest.Introduce(tb, b.Authority, a.Authority)
+}
+
+// distrust makes every later judgement of peer fail.
+func (a *authority) distrust(tb testing.TB, peer federation.Region) {
+	tb.Helper()
+	if err := a.RemovePeer(tb.Context(), peer); err != nil {
+		tb.Fatal(err)
+	}
+}
+
 // gateway is one transport under test with its trust.
 type gateway struct {
 	*Transport
@@ -83,7 +117,10 @@ type gateway struct {
 func startGateway(tb testing.TB, region federation.Region, conn net.PacketConn, change func(*Config)) *gateway {
 	tb.Helper()
 	g := &gateway{trust: newAuthority(tb, region), domain: federation.DefaultTrustDomain(region), conn: conn, done: make(chan error, 1)}
-	cfg := Config{Conns: []net.PacketConn{conn}, Trust: g.trust, Log: slog.New(slog.NewTextHandler(testLog{tb}, nil))}
+	cfg := Config{Conns: []net.PacketConn{conn}, Trust: g.trust.Authority, Log: slog.New(slog.NewTextHandler(testLog{tb}, nil))}
+	cfg.Resolve = func(_ context.Context, host string) ([]netip.Addr, error) { // the system's is of no bubble
+		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	}
 	if change != nil {
 		change(&cfg)
 	}
@@ -146,7 +183,7 @@ func simulate(t *testing.T, oneWay time.Duration, serve func(context.Context, *I
 		defer n.sim.Close()
 		p.east = startGateway(t, east, connEast, func(c *Config) { c.OnFlow = serve })
 		p.west = startGateway(t, west, connWest, func(c *Config) { c.OnFlow = serve })
-		introduce(p.east.trust, p.west.trust)
+		introduce(t, p.east.trust, p.west.trust)
 		defer p.east.shut(t)
 		defer p.west.shut(t)
 		p.west.SetPeers([]federation.Peer{{Region: east, Gateways: []string{"192.0.2.1:8443"}}})
@@ -166,18 +203,31 @@ func eventually(t *testing.T, ok func() bool) {
 	}
 }
 
-// echo accepts a flow and sends back what it gets.
+var echoBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// echo accepts a flow and sends back what it gets. It holds no buffer while the flow is idle.
 func echo(_ context.Context, in *Incoming) {
 	if in.Accept() != nil {
 		return
 	}
-	if _, err := io.Copy(writerOnly{in}, readerOnly{in}); err == nil {
-		_ = in.CloseWrite()
+	for {
+		err := in.AwaitRead()
+		if err == nil {
+			b := echoBuffers.Get().(*[32 << 10]byte)
+			var n int
+			if n, err = in.Read(b[flow.HeaderLen:]); err == nil {
+				_, err = in.WriteHeadroom(b[:flow.HeaderLen+n])
+			}
+			echoBuffers.Put(b)
+		}
+		if errors.Is(err, io.EOF) {
+			_ = in.CloseWrite()
+		}
+		if err != nil {
+			return
+		}
 	}
 }
-
-type writerOnly struct{ io.Writer }
-type readerOnly struct{ io.Reader }
 
 func mustOpen(t *testing.T, from *gateway, to federation.Region) *Flow {
 	t.Helper()

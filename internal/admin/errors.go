@@ -25,7 +25,7 @@ var (
 // Diagnostics returns every diagnostic in err's tree, outermost first in each branch: several when a change breaks several
 // rules.
 func Diagnostics(err error) []*federation.Diagnostic {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it walks the tree itself
 	case nil:
 		return nil
 	case *federation.Diagnostic:

@@ -127,7 +127,9 @@ func (a *Agent) buildControl(ctx context.Context) (err error) {
 	a.health = health.New(health.Config{Log: a.room("health")})
 	a.reg = registry.New(registry.Config{Region: cfg.Region, Checker: a.health, Log: a.room("registry")})
 	a.api = registry.NewAPI(registry.APIConfig{Registry: a.reg, Store: registrations{a.store}, Beater: a.health, Log: a.room("registry")})
-	a.reg.Add("api", a.api)
+	if err := a.reg.Add("api", a.api); err != nil {
+		return err
+	}
 	a.plane, err = controlplane.New(ctx, controlplane.Config{
 		Region: cfg.Region, TrustDomain: cfg.TrustDomain, Store: a.store, Registry: a.reg, OnView: a.onView, Log: a.room("controlplane"),
 	})
@@ -263,7 +265,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	defer stop()
 	g, inner := errgroup.WithContext(inner)
 	for _, run := range []func(context.Context) error{
-		a.trust.Run, a.reg.Run, a.plane.Run, a.tunnel.Run, a.peers.Run, a.mesh.Run, a.admin.Run, a.rejudgeOnTrust, a.serveReloads, a.watch,
+		a.trust.Run, a.reg.Run, a.plane.Run, a.tunnel.Run, a.peers.Run, a.mesh.Run, a.admin.Run, a.rejudgeOnTrust, a.nudgeOnPath, a.serveReloads, a.watch,
 	} {
 		g.Go(func() error { return run(inner) })
 	}
@@ -318,6 +320,22 @@ func (a *Agent) rejudgeOnTrust(ctx context.Context) error {
 		case <-changed:
 			a.tunnel.Rejudge()
 			a.mesh.Rejudge()
+		}
+	}
+}
+
+// nudgeOnPath has a peering try again at once when the way to its peer is found open, instead of waiting for its back-off.
+func (a *Agent) nudgeOnPath(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.tunnel.PathChanged():
+			for _, p := range a.tunnel.Paths() {
+				if p.Up {
+					a.peers.Nudge(p.Peer)
+				}
+			}
 		}
 	}
 }

@@ -3,9 +3,11 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -80,11 +82,13 @@ func (a *Agent) LogLevel(_ context.Context, r *admin.LogLevelRequest) (*admin.Lo
 func (a *Agent) watch(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	sources := map[config.FileSource]bool{}
+	sources := map[string]*fileSource{}
 	dir, stopDir := "", func() {}
 	for {
 		cfg := a.cfg.Load()
-		a.adoptSources(sources, cfg.Sources)
+		if err := a.adoptSources(sources, cfg.Sources); err != nil {
+			a.log.Error("adopt sources", "error", err)
+		}
 		if cfg.ResourcesDir != dir {
 			stopDir()
 			dir = cfg.ResourcesDir
@@ -103,27 +107,76 @@ func (a *Agent) watch(ctx context.Context) error {
 	}
 }
 
-// adoptSources makes running, the sources that run, equal to wanted. One that moved to another path replaces its predecessor in
-// one step, so that its instances do not vanish in between.
-func (a *Agent) adoptSources(running map[config.FileSource]bool, wanted []config.FileSource) {
-	for s := range running {
-		if !slices.ContainsFunc(wanted, func(o config.FileSource) bool { return o.Name == s.Name }) {
-			a.reg.Remove(sourceName(s))
-		}
-		if !slices.Contains(wanted, s) {
-			delete(running, s)
+// adoptSources makes running, the sources that run by name, equal to wanted.
+func (a *Agent) adoptSources(running map[string]*fileSource, wanted []config.FileSource) error {
+	var errs []error
+	for name := range running {
+		if !slices.ContainsFunc(wanted, func(s config.FileSource) bool { return s.Name == name }) {
+			delete(running, name)
+			errs = append(errs, a.reg.Remove(sourceName(name)))
 		}
 	}
 	for _, s := range wanted {
-		if !running[s] {
-			running[s] = true
-			a.reg.Add(sourceName(s), file.New(file.Config{Path: s.Path, Log: a.room("file")}))
+		if old := running[s.Name]; old != nil {
+			old.move(s.Path)
+			continue
+		}
+		running[s.Name] = newFileSource(s.Path, a.room("file"))
+		errs = append(errs, a.reg.Add(sourceName(s.Name), running[s.Name]))
+	}
+	return errors.Join(errs...)
+}
+
+func sourceName(name string) federation.SourceName { return federation.SourceName("file:" + name) }
+
+// fileSource is a file source that can be moved to another path: what the old file listed stays until the new one was read.
+type fileSource struct {
+	log     *slog.Logger
+	path    atomic.Pointer[string]
+	current atomic.Pointer[file.Source]
+	moved   chan struct{} // capacity 1
+}
+
+func newFileSource(path string, log *slog.Logger) *fileSource {
+	s := &fileSource{log: log, moved: make(chan struct{}, 1)}
+	s.path.Store(&path)
+	return s
+}
+
+func (s *fileSource) move(path string) {
+	if old := s.path.Swap(&path); *old != path {
+		select {
+		case s.moved <- struct{}{}:
+		default: // Run has not looked yet, and will see the newest
 		}
 	}
 }
 
-func sourceName(s config.FileSource) federation.SourceName {
-	return federation.SourceName("file:" + s.Name)
+// Run implements registry.Source.
+func (s *fileSource) Run(ctx context.Context, publish func([]federation.Instance)) error {
+	for {
+		source := file.New(file.Config{Path: *s.path.Load(), Log: s.log})
+		s.current.Store(source)
+		inner, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- source.Run(inner, publish) }()
+		select {
+		case err := <-ended:
+			stop()
+			return err
+		case <-s.moved:
+			stop()
+			<-ended // one source publishes at a time
+		}
+	}
+}
+
+// Problem implements registry.Troubled.
+func (s *fileSource) Problem() error {
+	if source := s.current.Load(); source != nil {
+		return source.Problem()
+	}
+	return nil
 }
 
 // watchDir applies the resources in dir whenever they change. The directory owns what it declares: what is no longer in it is

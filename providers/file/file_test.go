@@ -253,7 +253,8 @@ func TestLinkThatIsSwappedFarAway(t *testing.T) {
 		write(t, filepath.Join(root, "releases", v, "shop.json"), fmt.Appendf(nil, oneInstance, v))
 	}
 	current, path := filepath.Join(root, "current"), filepath.Join(root, "etc", "shop.json")
-	if err := errors.Join(os.Symlink("releases/v1", current), os.Mkdir(filepath.Dir(path), 0o700), os.Symlink(current+"/shop.json", path)); err != nil {
+	err := errors.Join(os.Symlink("releases/v1", current), os.Mkdir(filepath.Dir(path), 0o700), os.Symlink(current+"/shop.json", path))
+	if err != nil {
 		t.Fatal(err)
 	}
 	l := &listener{Source: New(Config{Path: path, Poll: 50 * time.Millisecond})}
@@ -328,7 +329,8 @@ func TestPollsAlone(t *testing.T) {
 
 func TestThingsThatAreNoFiles(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := read(filepath.Join(dir, "none.json")); err == nil || err.Code != federation.CodeFileUnreadable || err.Why != "no such file or directory" {
+	_, err := read(filepath.Join(dir, "none.json"))
+	if err == nil || err.Code != federation.CodeFileUnreadable || err.Why != "no such file or directory" {
 		t.Errorf("missing: %v", err)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "sub.json"), 0o700); err != nil {
@@ -365,7 +367,8 @@ func TestMistakesAndTheirPlaces(t *testing.T) {
 		{"{\"instances\": [\n  {\"address\": \"192.0.2.1:80\",\n   \"servise\": \"web\"}\n]}", "3:4", `instance 1: field "servise" is unknown`},
 		{"{\"instances\": [\n  {\"address\": \"192.0.2.1\",\n   \"service\": \"web\"}\n]}", "2:15", `instance 1, field "address"`},
 		{"{\"instances\": [\n  {\"ä\": 1}]}", "2:4", `instance 1: field "ä" is unknown`},
-		{"{\"instances\": [\n {\"service\": \"web\", \"address\": \"192.0.2.1:80\"},\n {\"service\": \"web\", \"weight\": \"much\", \"address\": \"192.0.2.2:80\"}]}",
+		{"{\"instances\": [\n {\"service\": \"web\", \"address\": \"192.0.2.1:80\"},\n" +
+			" {\"service\": \"web\", \"weight\": \"much\", \"address\": \"192.0.2.2:80\"}]}",
 			"3:31", `instance 2, field "weight": a string cannot stand here, a number from 0 to 65535 is wanted`},
 		{"{\"instances\": [{\"service\": \"web\", \"address\": \"192.0.2.1:80\",\n \"checks\": [{\"kind\": \"http\", \"paht\": \"/\"}]}]}",
 			"2:30", `instance 1, field "checks": field "paht" is unknown`},
@@ -373,8 +376,10 @@ func TestMistakesAndTheirPlaces(t *testing.T) {
 			"2:2", `instance 1, check 1: check kind "ping" is unknown`},
 		{"{\"instances\": [{\"service\": \"web\", \"address\": \"192.0.2.1:80\",\n \"checks\": [{\"kind\": \"tcp\", \"interval\": \"fast\"}]}]}",
 			"2:12", `instance 1, field "checks": duration "fast" is not valid`},
-		{"{\"instances\": [{\"service\": \"web\",\n \"service\": \"api\", \"address\": \"192.0.2.1:80\"}]}", "2:2", `instance 1: field "service" is there twice`},
-		{"{\"instances\": [\n {\"service\": \"Web\", \"address\": \"192.0.2.1:80\"}]}", "2:14", `instance 1, field "service": service "Web" has the character 'W'`},
+		{"{\"instances\": [{\"service\": \"web\",\n \"service\": \"api\", \"address\": \"192.0.2.1:80\"}]}",
+			"2:2", `instance 1: field "service" is there twice`},
+		{"{\"instances\": [\n {\"service\": \"Web\", \"address\": \"192.0.2.1:80\"}]}",
+			"2:14", `instance 1, field "service": service "Web" has the character 'W'`},
 		{"{\"instances\": [\n {\"service\": \"web\" \"address\": \"192.0.2.1:80\"}]}", "2:20", "invalid character"},
 		{"{\"instances\": [\n {\"service\": \"web\"", "2:19", "the file is empty or ends too early"},
 		{"{\"instances\": [null]}", "1:16", `instance 1: field "service" is missing`},
@@ -405,7 +410,8 @@ func TestWhatAFileCanSay(t *testing.T) {
 		{ID: "192.0.2.1:80", Service: federation.ServiceName{Namespace: "shop", Name: "cart"}, Address: netip.MustParseAddrPort("192.0.2.1:80")},
 		{ID: "x", Service: federation.ServiceName{Namespace: "default", Name: "web"}, Address: netip.MustParseAddrPort("[2001:db8::1]:80"),
 			Protocol: federation.ProtocolHTTP, Locality: federation.Locality{Region: "r", Zone: "z"}, Weight: 5, Health: federation.HealthDraining,
-			Labels: map[string]string{"a": "b"}, Checks: []federation.CheckSpec{{Kind: federation.CheckTTL, TTL: federation.Duration(5 * time.Second)}}},
+			Labels: map[string]string{"a": "b"},
+			Checks: []federation.CheckSpec{{Kind: federation.CheckTTL, TTL: federation.Duration(5 * time.Second)}}},
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

@@ -134,15 +134,6 @@ func isDir(path string) bool {
 	return err == nil && info.IsDir()
 }
 
-func hasSuffix(s string, suffixes ...string) bool {
-	for _, suffix := range suffixes {
-		if strings.HasSuffix(s, suffix) {
-			return true
-		}
-	}
-	return false
-}
-
 func unreadable(path string, err error) *federation.Diagnostic {
 	var p *fs.PathError
 	why := err.Error()
