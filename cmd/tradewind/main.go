@@ -3,7 +3,8 @@
 //
 // What a command finds goes to standard output, what it says about it to standard error. The exit code is 0 for done, allowed
 // and direct; 1 failed; 2 used wrongly or configuration not valid; 3 a check found errors; 4 works, but not as it should; 5
-// unreachable or timed out; 6 denied by policy.
+// unreachable or timed out; 6 denied by policy; 130 interrupted. With -o json or jsonl an error is one JSON object on standard
+// error, {"errors": [{"code", "what", "why", "fix"}]}.
 package main
 
 import (
@@ -17,7 +18,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // the second signal ends the program at once, whatever it waits for
 	c := &cli{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Getenv, now: time.Now,

@@ -232,8 +232,8 @@ func (w *world) startGateway(ctx context.Context, r *region) error {
 type fatal struct{ error }
 
 // until asks again and again, every 20 ms, until ask returns nil, a fatal error, or limit has passed.
-func (w *world) until(ctx context.Context, limit time.Duration, what string, ask func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func (w *world) until(parent context.Context, limit time.Duration, what string, ask func() error) error {
+	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -245,6 +245,9 @@ func (w *world) until(ctx context.Context, limit time.Duration, what string, ask
 		}
 		select {
 		case <-ctx.Done():
+			if parent.Err() != nil {
+				return parent.Err()
+			}
 			return fmt.Errorf("timed out after %v waiting for %s: %w", limit, what, err)
 		case <-tick.C:
 		}
