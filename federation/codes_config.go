@@ -15,6 +15,11 @@ file is shown with its line, and nothing was changed: resources are applied all 
 to. Set it to a writable file, to "stdout" or to "off".`},
 	{"TW-1006", "A watched resources directory is not in force", `A file in resources_dir does not parse, or what it declares was refused.
 The resources that were applied last stay in force. The files are read again within a second of any change.`},
+	{"TW-1007", "The configuration on disk was refused", `A reload (SIGHUP or "tradewind reload") found an error in gateway.hcl. The running
+configuration stays in force, but a restart would fail. Correct the file and reload: "tradewind config validate FILE" shows every error.`},
+	{"TW-1008", "Settings wait for a restart", `gateway.hcl was read again, and some of what changed in it, such as listeners, cannot change in a
+running gateway. The old values stay in force until a restart. A region cannot change its name or its trust domain that way: peers know it by
+them, so give a renamed region a data_dir of its own.`},
 	{"TW-1101", "The data directory cannot be used", `The gateway keeps its keys and state in data_dir. The directory cannot be made or
 read, or others may write it, or state.db is readable by others. Give it to the gateway's user: chmod 700 DIR; chmod 600 DIR/state.db`},
 	{"TW-1102", "The data directory is in use", `Another process works on the same data_dir; two writers would destroy it. The lock goes

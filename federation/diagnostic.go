@@ -31,6 +31,17 @@ func (d *Diagnostic) Error() string {
 	return b.String()
 }
 
+// Reason is what d says without its code and fix, for the Why of another Diagnostic.
+func (d *Diagnostic) Reason() string {
+	if d.Why == "" {
+		return d.What
+	}
+	if strings.HasPrefix(d.Why, "\n") { // lines of its own, such as a snippet of a file
+		return d.What + ":" + d.Why
+	}
+	return d.What + ": " + d.Why
+}
+
 // Unwrap returns the cause.
 func (d *Diagnostic) Unwrap() error { return d.Err }
 

@@ -22,9 +22,13 @@ func (r Role) String() string {
 	return [...]string{"none", "workload", "gateway", "control plane"}[min(r, RoleControlPlane)]
 }
 
+// MeshDomain ends the default trust domains and the names that local callers ask for services by. The top-level domain
+// internal is reserved for private use.
+const MeshDomain = "mesh.internal"
+
 // DefaultTrustDomain is the trust domain of a region that does not configure one: "<region>.mesh.internal".
 func DefaultTrustDomain(r Region) spiffeid.TrustDomain {
-	td, err := spiffeid.TrustDomainFromString(string(r) + ".mesh.internal")
+	td, err := spiffeid.TrustDomainFromString(string(r) + "." + MeshDomain)
 	if err != nil {
 		return spiffeid.TrustDomain{} // only for an r that ParseRegion refuses
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -67,7 +68,11 @@ func fail(err error, code int) int {
 	}
 	fmt.Fprintf(os.Stderr, "%s %s\n", d.Code, d.What)
 	if d.Why != "" {
-		fmt.Fprintf(os.Stderr, "  why  %s\n", d.Why)
+		why := "  " + strings.TrimRight(d.Why, "\n")
+		if strings.HasPrefix(d.Why, "\n") { // lines of its own, such as a snippet of the file
+			why = strings.TrimRight(d.Why, "\n")
+		}
+		fmt.Fprintf(os.Stderr, "  why%s\n", why)
 	}
 	if d.Fix != "" {
 		fmt.Fprintf(os.Stderr, "  fix  %s\n", d.Fix)

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,6 +30,7 @@ const (
 	exitDegraded    = 4
 	exitUnreachable = 5
 	exitDenied      = 6
+	exitInterrupted = 130 // as shells say of a program that SIGINT ended
 )
 
 // cli is one run of the program: the world it sees and its global flags.
@@ -75,11 +79,27 @@ func (c *cli) execute(ctx context.Context, args []string) int {
 	if err == nil {
 		return exitOK
 	}
+	if !c.started {
+		c.flags.output = outputIn(args, c.flags.output)
+	}
 	if !c.started && federation.CodeOf(err) == "" { // cobra's own: arguments, flags, unknown commands
 		err = usage(strings.TrimSpace(err.Error()), fmt.Sprintf("write: %s   (more: %s --help)", cmd.UseLine(), cmd.CommandPath()))
 	}
 	c.printError(err)
 	return exitCode(err)
+}
+
+// outputIn finds the output format in args that were not all read, because one before it was wrong.
+func outputIn(args []string, unset string) string {
+	for i, arg := range args {
+		switch value, found := strings.CutPrefix(arg, "--output="); {
+		case found:
+			return value
+		case (arg == "-o" || arg == "--output") && i+1 < len(args):
+			return args[i+1]
+		}
+	}
+	return unset
 }
 
 // exitCode says which exit code stands for err.
@@ -88,6 +108,8 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &e):
 		return e.code
+	case federation.CodeOf(err) == "TW-8015":
+		return exitInterrupted
 	case errors.Is(err, admin.ErrUnreachable), errors.Is(err, admin.ErrTimeout):
 		return exitUnreachable
 	case slices.Contains([]federation.Code{"TW-1001", "TW-1002", "TW-1003", "TW-1004", "TW-8020"}, federation.CodeOf(err)):
@@ -202,11 +224,30 @@ func (c *cli) target() (admin.Target, error) {
 		address = c.env("TRADEWIND_ADDRESS")
 	}
 	if address == "" {
-		return admin.Target{Socket: cmp.Or(c.flags.socket, c.env("TRADEWIND_SOCKET"), filepath.Join(dir, "admin.sock"))}, nil
+		socket := cmp.Or(c.flags.socket, c.env("TRADEWIND_SOCKET"))
+		if socket == "" && c.flags.dataDir == "" && c.env("TRADEWIND_DATA_DIR") == "" {
+			dir = likelyDir(dir, config.SystemDataDir)
+		}
+		return admin.Target{Socket: cmp.Or(socket, filepath.Join(dir, "admin.sock"))}, nil
+	}
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return admin.Target{}, usage(fmt.Sprintf("address %q is no host and port", address), "write such as --address 127.0.0.1:8480")
 	}
 	file := cmp.Or(c.flags.tokenFile, c.env("TRADEWIND_TOKEN_FILE"), filepath.Join(dir, admin.TokenFile))
 	token, err := admin.ReadToken(file)
 	return admin.Target{Address: address, Token: token}, err
+}
+
+// likelyDir chooses between a user's own gateway and the host's: own, unless there is none and the host has one. A socket that
+// this user may not even look at counts: the message says what to do about it.
+func likelyDir(own, host string) string {
+	if _, err := os.Stat(filepath.Join(own, "admin.sock")); err == nil {
+		return own
+	}
+	if _, err := os.Stat(filepath.Join(host, "admin.sock")); err == nil || errors.Is(err, fs.ErrPermission) {
+		return host
+	}
+	return own
 }
 
 // The time a command waits unless --timeout says otherwise.

@@ -194,6 +194,8 @@ func (c *cli) ping(ctx context.Context, gw *admin.Client, peer string, number in
 	defer tick.Stop()
 	answered, direct := 0, 0
 	var last error
+	together := number > 1 && c.flags.output == "json" // several answers are one document, in the end
+	pongs := []*admin.Pong{}
 	for i := range number {
 		if i > 0 {
 			select {
@@ -217,6 +219,10 @@ func (c *cli) ping(ctx context.Context, gw *admin.Client, peer string, number in
 		if pong.Lane == "quic" {
 			direct++
 		}
+		if together {
+			pongs = append(pongs, pong)
+			continue
+		}
 		if err := c.emit(answer{value: pong, names: []string{string(pong.Peer)}, table: func(s *screen) {
 			clock := ""
 			if pong.ClockOffsetSeconds != nil {
@@ -224,6 +230,11 @@ func (c *cli) ping(ctx context.Context, gw *admin.Client, peer string, number in
 			}
 			s.line("pong %s  %s %s  %s%s", pong.Peer, pong.Lane, pong.Address, secs(pong.RTTSeconds), clock)
 		}}); err != nil {
+			return err
+		}
+	}
+	if together {
+		if err := c.emit(answer{value: map[string]any{"peer": region, "sent": number, "answered": answered, "pongs": pongs}}); err != nil {
 			return err
 		}
 	}

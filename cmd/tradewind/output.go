@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/internal/admin"
 )
 
@@ -184,14 +185,21 @@ func (s *screen) fields(pairs ...string) {
 	}
 }
 
-// printError writes err as an operator reads it.
+// printError writes err as an operator reads it or, where the output is JSON, as one line of it, still on standard error.
 func (c *cli) printError(err error) {
 	var e *exit
 	if errors.As(err, &e) && e.err == nil {
 		return
 	}
-	color := c.colored(c.errTTY)
 	all := admin.Diagnostics(err)
+	if c.flags.output == "json" || c.flags.output == "jsonl" {
+		if len(all) == 0 {
+			all = []*federation.Diagnostic{{What: err.Error()}}
+		}
+		_ = writeJSON(c.err, map[string]any{"errors": all}, "") // there is nowhere left to complain
+		return
+	}
+	color := c.colored(c.errTTY)
 	if len(all) == 0 {
 		c.say("%s %v", paint(color, bad, "✗"), err)
 	}

@@ -120,7 +120,10 @@ func (c *cli) readToken(ctx context.Context, from string) (string, error) {
 	in := c.in
 	if from != "-" {
 		f, err := os.Open(from)
-		if err != nil {
+		switch {
+		case err != nil && (from == "" || len(from) > 100 && !strings.Contains(from, "/")): // nobody calls a file that
+			return "", usage("what was given as token is neither a token nor a file", "give --token the whole token, which starts with \"tw1.\", or its file")
+		case err != nil:
 			return "", &exit{exitUsage, fileError("cannot read the token from "+from, err)}
 		}
 		defer f.Close()
@@ -384,7 +387,10 @@ closed, and the peer is told if it can be reached. To federate again takes a new
 			}
 			c.say("removed %s", region)
 			c.next("tradewind peer list")
-			return nil
+			if c.human() {
+				return nil
+			}
+			return c.emit(answer{value: map[string]any{"removed": region}, names: []string{string(region)}})
 		}),
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")

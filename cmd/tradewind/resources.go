@@ -179,6 +179,10 @@ func (f *changeFlags) change() (*admin.ChangeRequest, error) {
 	if err != nil {
 		return nil, err
 	}
+	if f.prune && len(list) == 0 { // a file that was cut short, a template that rendered nothing
+		return nil, usage("the files declare nothing, and --prune would delete everything that was applied before",
+			"check the files; to delete resources, name them: tradewind delete KIND NAME, or -f FILE")
+	}
 	return &admin.ChangeRequest{Owner: owner, Put: list, Prune: f.prune, Force: f.force}, nil
 }
 

@@ -99,7 +99,7 @@ func (p *Plane) Plan(_ context.Context, change Change) (Plan, error) {
 }
 
 // Apply makes change happen and returns what it did, when that is durable; Settle waits until it is in force. On an error
-// nothing has changed, but for TW-1211, whose outcome is unknown. The error joins a Diagnostic for every rule that the
+// nothing has changed, but for TW-1211 (the store failed), whose outcome is unknown. The error joins a Diagnostic for every rule that the
 // change breaks. Somebody else writing to the same store at the same moment is waited out once.
 func (p *Plane) Apply(ctx context.Context, change Change) (Plan, error) {
 	select {
@@ -168,6 +168,10 @@ func (p *Plane) unclear(ctx context.Context, err error) error {
 	fix := "look at what there is (tradewind get) and apply the change again"
 	if reloadErr := p.reload(ctx); reloadErr != nil {
 		fix = "check the region's store, then apply the change again"
+	}
+	var known *federation.Diagnostic
+	if errors.As(err, &known) && known.Code == store.CodeFull { // a transaction that found no room left nothing behind
+		return &federation.Diagnostic{Code: store.CodeFull, What: "the change was not applied", Why: known.Reason(), Fix: known.Fix, Err: err}
 	}
 	return &federation.Diagnostic{Code: CodeStore, What: "the change may not have been applied",
 		Why: fmt.Sprintf("write to the region's store: %v", err), Fix: fix, Err: err}

@@ -319,6 +319,11 @@ func TestAStoreThatFails(t *testing.T) {
 	if federation.CodeOf(err) != CodeStore || !errors.Is(err, full) || len(r.List()) != 0 {
 		t.Errorf("a full disk: %v, and the region has %v", err, keys(r.List()))
 	}
+	m.FailWith(&federation.Diagnostic{Code: store.CodeFull, What: "nothing was written", Fix: "make room"})
+	if _, err := r.Apply(t.Context(), put("cli", exportOf("web", "*"))); federation.CodeOf(err) != store.CodeFull ||
+		!strings.Contains(err.Error(), "was not applied") {
+		t.Errorf("no room, of which nothing is unclear: %v", err)
+	}
 	m.FailWith(nil)
 	// The worst: it says that it failed, and did not. What is stored is what counts.
 	m.after = errors.New("the connection broke")

@@ -17,10 +17,12 @@ const (
 	codeHeld    federation.Code = "TW-1102"
 	codeDamaged federation.Code = "TW-1103"
 	codeNewer   federation.Code = "TW-1104"
-	codeFull    federation.Code = "TW-1105"
 	codeStopped federation.Code = "TW-1106"
 	codeJump    federation.Code = "TW-1107"
 )
+
+// CodeFull says that there was no room, and that nothing was written.
+const CodeFull federation.Code = "TW-1105"
 
 func dirUnusable(dir string, err error) error {
 	return &federation.Diagnostic{
@@ -64,7 +66,7 @@ func isFull(err error) bool {
 
 func full(path string, err error) error {
 	return &federation.Diagnostic{
-		Code: codeFull,
+		Code: CodeFull,
 		What: fmt.Sprintf("nothing was written to %s: there is no room", path),
 		Why:  err.Error(),
 		Fix:  "make room on the file system; the gateway goes on with what it has and needs no restart",

@@ -64,6 +64,7 @@ type gatewayState struct {
 	issuedAt time.Time
 	renewAt  time.Time
 	failed   *federation.Diagnostic // of the last attempt to renew it
+	names    *nameCertificates      // for local callers; they end with this certificate
 }
 
 // Open loads what the region's store holds, makes a CA if the region has none and no Signer is given, and gets the gateway

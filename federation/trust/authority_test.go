@@ -105,6 +105,10 @@ func TestReopen(t *testing.T) {
 	if _, err := trust.Open(t.Context(), cfg); federation.CodeOf(err) != "TW-2001" {
 		t.Errorf("the store of another trust domain: %v", err)
 	}
+	cfg = trust.Config{Region: "renamed", TrustDomain: a.TrustDomain(), Gateway: "gw-1", Store: s}
+	if _, err := trust.Open(t.Context(), cfg); federation.CodeOf(err) != "TW-2001" || !strings.Contains(err.Error(), `"renamed"`) {
+		t.Errorf("the store of another region with the same trust domain: %v", err)
+	}
 	cfg = trust.Config{Region: "a", Gateway: "not a name", Store: s}
 	if _, err := trust.Open(t.Context(), cfg); federation.CodeOf(err) != "TW-2001" {
 		t.Errorf("a gateway name with spaces: %v", err)

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tradewind-mesh/tradewind/federation"
 )
 
 // Lifetimes.
@@ -62,6 +64,12 @@ func (c *embeddedCA) Roots(context.Context) ([]*x509.Certificate, error) {
 }
 
 func (c *embeddedCA) Sign(_ context.Context, pub crypto.PublicKey, p Profile) ([]*x509.Certificate, error) {
+	return c.signWith(pub, p, nil)
+}
+
+// signWith signs a certificate by profile. With DNS names it is one that serves them and is no identity: checkLeaf allows
+// those no second name, and client authentication is left out.
+func (c *embeddedCA) signWith(pub crypto.PublicKey, p Profile, names []string) ([]*x509.Certificate, error) {
 	serial, err := newSerial()
 	if err != nil {
 		return nil, err
@@ -69,11 +77,15 @@ func (c *embeddedCA) Sign(_ context.Context, pub crypto.PublicKey, p Profile) ([
 	template := &x509.Certificate{
 		SerialNumber:          serial,
 		URIs:                  []*url.URL{p.ID.URL()},
+		DNSNames:              names,
 		NotBefore:             p.NotBefore,
 		NotAfter:              minTime(p.NotAfter, c.root.NotAfter),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
+	}
+	if names != nil {
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	}
 	leaf, err := sign(template, c.root, pub, c.key)
 	if err != nil {
@@ -132,10 +144,11 @@ func rootTemplate(td spiffeid.TrustDomain, now time.Time) (*x509.Certificate, er
 		IsCA:                  true,
 		MaxPathLen:            1, // the successor, crossed
 
-		// Depth for verifiers other than ours: URIs of this domain (and, by RFC 5280, its sub-domains), nothing else.
+		// Depth for verifiers other than ours: URIs of this domain (and, by RFC 5280, its sub-domains), and the names that local
+		// callers ask for services by. Ours allow an identity no DNS name at all.
 		PermittedDNSDomainsCritical: true, // makes the whole extension critical
 		PermittedURIDomains:         []string{td.Name()},
-		ExcludedDNSDomains:          []string{""},
+		PermittedDNSDomains:         []string{federation.MeshDomain},
 		ExcludedEmailAddresses:      []string{""},
 		ExcludedIPRanges: []*net.IPNet{
 			{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},

@@ -255,6 +255,7 @@ func newGateway(chain []*x509.Certificate, key crypto.Signer, issuedAt time.Time
 		mesh:     &tls.Certificate{Certificate: rawChain(chain), PrivateKey: key, Leaf: chain[0]},
 		issuedAt: issuedAt,
 		renewAt:  issuedAt.Add(time.Duration(half * (0.9 + 0.2*mathrand.Float64()))),
+		names:    &nameCertificates{},
 	}
 }
 

@@ -78,7 +78,8 @@ func TestLocalSession(t *testing.T) {
 		code   federation.Code
 	}{
 		"a workload of a peer": {trusttest.WorkloadTLS(t, b, "web"), "TW-2203"},
-		"a gateway of a peer":  {clientTLS(t, b, "a"), "TW-2203"},
+		"a gateway of a peer":  {shows(gatewayCertificate(t, b)), "TW-2203"},
+		"a mesh session":       {clientTLS(t, b, "a"), "TW-2202"}, // it asks for "a.mesh.internal", and what it is shown is no gateway's identity
 		"our own gateway":      {shows(gatewayCertificate(t, a)), "TW-2204"},
 		"nobody":               {shows(tls.Certificate{}), "*"},
 	} {

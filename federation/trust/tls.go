@@ -102,10 +102,12 @@ func (a *Authority) ClientTLS(peer federation.Region, protos ...string) (*tls.Co
 	return config, nil
 }
 
-// LocalTLS is for the listener of local callers: the client must present a workload identity of our own trust domain.
+// LocalTLS is for the listener of local callers: the client must present a workload identity of our own trust domain. The
+// server's certificate bears the gateway's identity and, as a DNS name, the mesh name that the client asked for: a caller
+// needs no more than the bundle and any TLS library.
 func (a *Authority) LocalTLS() *tls.Config {
 	config := a.baseTLS(nil)
-	config.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return a.state.Load().gateway.mesh, nil }
+	config.GetCertificate = a.nameCertificate
 	config.ClientAuth = tls.RequireAnyClientCert // verified below, against our own domain alone
 	config.VerifyConnection = func(cs tls.ConnectionState) error {
 		_, err := a.state.Load().own.verify(cs.PeerCertificates, a.expect(federation.RoleWorkload, x509.ExtKeyUsageClientAuth))

@@ -117,6 +117,13 @@ func TestSocketMode(t *testing.T) {
 	if mode := statMode(t, grouped.socket); mode != 0o660 {
 		t.Errorf("with a group: mode %04o", mode)
 	}
+	// The data directory is its owner's alone; members of the group reach the socket in it and see nothing else.
+	if mode := statMode(t, filepath.Dir(grouped.socket)); mode != 0o710 {
+		t.Errorf("the directory with a group: mode %04o", mode)
+	}
+	if mode := statMode(t, filepath.Dir(w.socket)); mode != 0o700 {
+		t.Errorf("the directory without one: mode %04o", mode)
+	}
 	if mode := statMode(t, w.tokenFile); mode != 0o600 {
 		t.Errorf("token: mode %04o", mode)
 	}

@@ -464,3 +464,61 @@ func FuzzCodec(f *testing.F) {
 		}
 	})
 }
+
+// TestGatewayThatDiesWhileItAnswers: a script must be able to tell "nobody answered" from "the gateway said no".
+func TestGatewayThatDiesWhileItAnswers(t *testing.T) {
+	const half = "HTTP/1.1 200 OK\r\nContent-Type: application/connect+json\r\n\r\n\x00\x00\x00\x00\x10{"
+	for name, answer := range map[string]string{"at once": "", "in the middle of an answer": half} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = c.Read(make([]byte, 1))
+				_, _ = io.WriteString(c, answer)
+				if answer == "" {
+					_ = c.(*net.TCPConn).SetLinger(0) // a reset, as of a process that was killed with unread data
+				}
+				_ = c.(*net.TCPConn).CloseWrite()
+				_, _ = io.Copy(io.Discard, c)
+				_ = c.Close()
+			}
+		}()
+		c := NewClient(Target{Address: l.Addr().String(), Timeout: 5 * time.Second})
+		defer c.Close()
+		_, err = c.PeerEstablish(t.Context(), &PeerEstablishRequest{Token: "tw1."}, func(PeerStep) {})
+		if !errors.Is(err, ErrUnreachable) || federation.CodeOf(err) != "TW-8001" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestGatewayThatResetsACall(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 1))
+			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.Close()
+		}
+	}()
+	c := NewClient(Target{Address: l.Addr().String(), Timeout: 5 * time.Second})
+	defer c.Close()
+	if _, err := c.ApplyResources(t.Context(), &ChangeRequest{}); !errors.Is(err, ErrUnreachable) || federation.CodeOf(err) != "TW-8001" {
+		t.Errorf("got %v", err)
+	}
+}

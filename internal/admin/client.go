@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,9 +40,10 @@ func (t Target) String() string {
 // match ErrUnreachable, ErrTimeout, ErrRefused, ErrInvalid, ErrNotFound or ErrConflict where one applies. A call lasts as
 // long as its context allows. It is safe for concurrent use.
 type Client struct {
-	target Target
-	http   *http.Client
-	base   string
+	target    Target
+	http      *http.Client
+	base      string
+	connected atomic.Bool // at some time
 }
 
 var _ interface {
@@ -66,7 +70,11 @@ func NewClient(target Target) *Client {
 	c.http = &http.Client{Transport: &http.Transport{
 		// Proxy is left out on purpose: HTTP_PROXY must never see the token.
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, network, address)
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err == nil {
+				c.connected.Store(true)
+			}
+			return conn, err
 		},
 	}}
 	return c
@@ -134,7 +142,9 @@ func (c *Client) explain(ctx context.Context, start time.Time, waitingFor string
 			Why: "the call was cancelled here", Fix: "look at what was done: tradewind status", Err: fmt.Errorf("%w: %w", ctx.Err(), err)}
 	}
 	var answer *connect.Error
-	if errors.As(err, &answer) && answer.Code() != connect.CodeUnavailable && answer.Code() != connect.CodeUnknown {
+	// A read or a write that failed, an answer that was cut off: whatever Connect makes of it, the gateway did not answer.
+	broken := dial != nil || errors.Is(err, io.ErrUnexpectedEOF)
+	if errors.As(err, &answer) && !broken && answer.Code() != connect.CodeUnavailable && answer.Code() != connect.CodeUnknown {
 		return received(answer)
 	}
 	return &federation.Diagnostic{Code: "TW-8001",
@@ -148,8 +158,12 @@ func (c *Client) timeout(ctx context.Context, start time.Time, waitingFor string
 	if deadline, ok := ctx.Deadline(); ok {
 		waited = deadline.Sub(start)
 	}
+	why := "the gateway at " + c.target.String() + " took the call but has not answered yet"
+	if !c.connected.Load() {
+		why = "nobody at " + c.target.String() + " has answered an attempt to connect yet: is the address right, and does a firewall drop packets to it?"
+	}
 	return &federation.Diagnostic{Code: "TW-8002", What: fmt.Sprintf("timed out after %v waiting for %s", roundWait(waited), waitingFor),
-		Why: "the gateway at " + c.target.String() + " took the call but has not answered yet",
+		Why: why,
 		Fix: "wait longer with --timeout, or look at: tradewind status",
 		Err: fmt.Errorf("%w: %w", ErrTimeout, err)}
 }
@@ -174,6 +188,9 @@ func (c *Client) unreachable(err error) error {
 		d.Why = "nobody listens there"
 		d.Fix = cmp.Or(map[bool]string{true: "start the gateway: a socket without one is left over from a crash"}[c.target.Address == ""],
 			"start the gateway, or name its address with --address (admin.listen in gateway.hcl)")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		d.Why = fmt.Sprintf("nobody there has answered an attempt to connect within %v", dialTimeout)
+		d.Fix = "check the address (admin.listen in gateway.hcl, loopback only) and firewalls on the way"
 	case errors.Is(err, fs.ErrPermission):
 		d.Why = "this user may not open the socket"
 		d.Fix = "run it with sudo or as the gateway's user; admin.group in gateway.hcl lets a group in"

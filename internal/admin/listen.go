@@ -36,12 +36,26 @@ func listenSocket(ctx context.Context, path string, group int) (net.Listener, er
 	mode := fs.FileMode(0o600)
 	if group >= 0 {
 		mode = 0o660
-		err = os.Chown(path, -1, group)
+		err = errors.Join(os.Chown(path, -1, group), letThrough(filepath.Dir(path), group))
 	}
 	if err = errors.Join(err, os.Chmod(path, mode)); err != nil {
 		return nil, errors.Join(fail(err.Error(), "let the gateway's user be a member of the group", err), l.Close())
 	}
 	return l, nil
+}
+
+// letThrough lets members of group reach what they may open in dir, which as a data directory nobody else may enter. They
+// cannot list it, and its other files stay the owner's alone.
+func letThrough(dir string, group int) error {
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode()&0o001 != 0 {
+		return err
+	}
+	owned, ok := info.Sys().(*syscall.Stat_t)
+	if ok && int(owned.Gid) == group && info.Mode()&0o010 != 0 {
+		return nil
+	}
+	return errors.Join(os.Chown(dir, -1, group), os.Chmod(dir, info.Mode().Perm()&^0o060|0o010))
 }
 
 // removeStale removes the socket that a dead process left at path. Anything that answers, or is no socket, stays.

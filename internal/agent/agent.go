@@ -69,8 +69,10 @@ type Agent struct {
 	cfg          atomic.Pointer[config.Gateway]
 	generation   uint64
 	configured   time.Time
-	dirProblem   atomic.Pointer[federation.Diagnostic] // of the watched resources directory
-	reconfigured chan struct{}                         // capacity 1: cfg has changed
+	reconfigured chan struct{} // capacity 1: cfg has changed
+
+	dirProblem    atomic.Pointer[federation.Diagnostic] // of the watched resources directory
+	reloadProblem atomic.Pointer[federation.Diagnostic] // of the last reload
 }
 
 // New opens the region's state and builds the gateway. The data directory is locked from here on; nothing listens yet. The
@@ -272,6 +274,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	g.Go(func() error {
 		select {
 		case <-a.viewed:
+			if !a.listening(inner) {
+				return nil
+			}
 			a.state.CompareAndSwap(admin.StateStarting, admin.StateReady)
 			a.log.Info("ready", "version", a.opts.Version, "mesh", a.tunnel.Addr().String(), "socket", a.opts.Config.AdminSocket)
 		case <-inner.Done():
@@ -292,6 +297,21 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		err = nil
 	}
 	return err
+}
+
+// listening waits until the listener for local callers is open, and is false when it never will be: then Run ends with the
+// reason, and nobody must have read "ready" before.
+func (a *Agent) listening(ctx context.Context) bool {
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for a.opts.Config.LocalListen != "" && a.mesh.LocalAddr() == nil {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-look.C:
+		}
+	}
+	return true
 }
 
 // drain tells peers and callers to go elsewhere and waits for open connections, as long as the configuration grants.

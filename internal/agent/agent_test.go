@@ -259,6 +259,9 @@ func TestReloadTakesTheGoodAndRefusesTheBad(t *testing.T) {
 	if _, err := g.Reload(t.Context(), nil); federation.CodeOf(err) != "TW-1001" || !strings.Contains(err.Error(), `Did you mean "resources_dir"?`) {
 		t.Errorf("a bad file gave %v", err)
 	}
+	if !g.warnsOf("TW-1007") {
+		t.Error("check says nothing of the refused configuration")
+	}
 	if s, _ := g.Status(t.Context(), nil); s.Generation != 2 {
 		t.Errorf("a refused reload left generation %d", s.Generation)
 	}
@@ -271,6 +274,80 @@ func TestReloadTakesTheGoodAndRefusesTheBad(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// warnsOf reports whether a check of g ends with code.
+func (g *gateway) warnsOf(code federation.Code) bool {
+	report, err := g.Check(g.t.Context(), &admin.CheckRequest{})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for _, group := range report.Groups {
+		for _, r := range group.Results {
+			if r.Status != admin.CheckPass && r.Code == code {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func TestResourcesDirectoryMayBeginEmptyButNotBecomeSo(t *testing.T) {
+	resources := t.TempDir()
+	g := start(t, "aws", shortDir(t), fmt.Sprintf("resources_dir = %q", resources))
+	if g.warnsOf("TW-1006") {
+		t.Error("an empty directory of a new region is a problem")
+	}
+	file := filepath.Join(resources, "a.hcl")
+	if err := os.WriteFile(file, []byte("export \"shop\" {\n to = [\"*\"]\n}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	declared := func() error {
+		if n := len(g.plane.List()); n != 1 {
+			return fmt.Errorf("%d resources", n)
+		}
+		return nil
+	}
+	g.until("the directory's resource", declared)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	g.until("a complaint", func() error {
+		if !g.warnsOf("TW-1006") {
+			return errors.New("none")
+		}
+		return nil
+	})
+	if err := declared(); err != nil {
+		t.Errorf("after the files went away: %v", err)
+	}
+}
+
+// TestReadyMeansListening: a supervisor that has read "ready" must not read afterwards that the gateway could not start.
+func TestReadyMeansListening(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	dir, log := shortDir(t), &buffer{}
+	path := filepath.Join(dir, "gateway.hcl")
+	content := fmt.Sprintf("region = \"aws\"\ndata_dir = %q\nmesh {\n listen = \"127.0.0.1:0\"\n}\nlocal {\n listen = %q\n}\nadmin {\n listen = \"\"\n}\n",
+		filepath.Join(dir, "data"), taken.Addr())
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(t.Context(), Options{Config: cfg, Path: path, Out: io.Discard, Err: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Run(t.Context()); federation.CodeOf(err) != "TW-6103" || strings.Contains(log.String(), `"ready"`) {
+		t.Errorf("%v, and the log says:\n%s", err, log)
+	}
 }
 
 func TestSecondGatewayOnOneDirectoryIsRefused(t *testing.T) {

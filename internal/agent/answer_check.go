@@ -74,6 +74,11 @@ func (a *Agent) checkProcess() []admin.CheckResult {
 	}
 	results = append(results, judged("store", admin.CheckFail, d))
 	results = append(results, judged("disk space", admin.CheckWarn, a.diskSpace()))
+	status := admin.CheckFail
+	if d := a.reloadProblem.Load(); d != nil && d.Code == "TW-1008" {
+		status = admin.CheckWarn
+	}
+	results = append(results, judged("configuration", status, a.reloadProblem.Load()))
 	results = append(results, judged("resources directory", admin.CheckFail, a.dirProblem.Load()))
 	for _, l := range a.mesh.Listeners() {
 		results = append(results, judged("upstream "+l.Upstream.Name, admin.CheckFail, l.Problem))

@@ -152,9 +152,10 @@ func (a *Agent) Ping(ctx context.Context, r *admin.PingRequest) (*admin.Pong, er
 	}
 	pong, err := a.tunnel.Ping(ctx, r.Peer)
 	if err != nil {
-		path := a.tunnel.Path(r.Peer)
-		return nil, &federation.Diagnostic{Code: "TW-8905", What: "no gateway of " + string(r.Peer) + " can be reached", Why: firstOf(path.LastError, err.Error()),
-			Fix: "tradewind check --peer " + string(r.Peer), Err: errors.Join(admin.ErrUnreachable, err)}
+		d := because("TW-8905", "no gateway of "+string(r.Peer)+" can be reached", err, "")
+		d.Why, d.Fix = firstOf(a.tunnel.Path(r.Peer).LastError, d.Why), "tradewind check --peer "+string(r.Peer)
+		d.Err = errors.Join(admin.ErrUnreachable, err)
+		return nil, d
 	}
 	out := &admin.Pong{Peer: r.Peer, Lane: "quic", Address: pong.Address, RTTSeconds: admin.SecondsOf(pong.RTT)}
 	if s, err := a.peers.Show(r.Peer); err == nil && s.Exchange.Connected {

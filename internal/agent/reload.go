@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -22,6 +23,8 @@ import (
 func (a *Agent) Reload(context.Context, *admin.ReloadRequest) (*admin.ReloadResponse, error) {
 	next, err := config.Load(a.opts.Path)
 	if err != nil {
+		a.reloadProblem.Store(because("TW-1007", "the configuration on disk was refused; the running one stays in force", err,
+			"correct it, and: tradewind reload"))
 		a.log.Error("reload refused; the running configuration stays", "generation", a.generationNow(), "error", err)
 		return nil, err
 	}
@@ -40,6 +43,11 @@ func (a *Agent) Reload(context.Context, *admin.ReloadRequest) (*admin.ReloadResp
 		}
 		a.generation++
 		a.configured = time.Now()
+	}
+	a.reloadProblem.Store(nil)
+	if len(restart) > 0 {
+		a.reloadProblem.Store(&federation.Diagnostic{Code: "TW-1008", What: "settings have changed that only a restart applies",
+			Why: strings.Join(restart, ", "), Fix: "restart the gateway, or set them back and: tradewind reload"})
 	}
 	a.log.Info("configuration reloaded", "generation", a.generation, "changed", changed, "needs_restart", restart)
 	return &admin.ReloadResponse{Generation: a.generation, Changed: changed, Restart: restart}, nil
@@ -192,20 +200,31 @@ func (a *Agent) watchDir(ctx context.Context, dir string) {
 		return err
 	}
 	failed := func(err error) {
-		if err == nil {
+		if err == nil || errors.Is(err, config.ErrNoFiles) && !a.owns(owner) { // a new directory may be empty; one that had files may not
 			a.dirProblem.Store(nil)
 			return
 		}
 		a.log.Error("resources not applied; the last ones stay in force", "dir", dir, "error", err)
-		d := &federation.Diagnostic{Code: "TW-1006", What: "the resources in " + dir + " are not in force", Why: err.Error(),
-			Fix: "correct the files; they are read again within a second", Err: err}
-		var inner *federation.Diagnostic
-		if errors.As(err, &inner) && inner.Fix != "" {
-			d.Fix = inner.Fix
-		}
-		a.dirProblem.Store(d)
+		a.dirProblem.Store(because("TW-1006", "the newest resources in "+dir+" are not in force; the last ones are", err,
+			"correct the files; they are read again within a second"))
 	}
 	if err := config.WatchResources(ctx, dir, apply, failed); err != nil {
 		a.log.Error("watch the resources directory", "dir", dir, "error", err)
 	}
+}
+
+// owns reports whether owner wrote any of the region's resources.
+func (a *Agent) owns(owner string) bool {
+	return slices.ContainsFunc(a.plane.List(), func(r federation.Resource) bool { return r.Owner == owner })
+}
+
+// because makes a diagnostic of err. If err is one itself, its words become the reason and its fix, where it has one, is kept:
+// its code and fix in the middle of a sentence would only be in the way.
+func because(code federation.Code, what string, err error, fix string) *federation.Diagnostic {
+	d := &federation.Diagnostic{Code: code, What: what, Why: err.Error(), Fix: fix, Err: err}
+	var inner *federation.Diagnostic
+	if errors.As(err, &inner) {
+		d.Why, d.Fix = inner.Reason(), cmp.Or(inner.Fix, fix)
+	}
+	return d
 }

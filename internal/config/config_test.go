@@ -1,12 +1,14 @@
 package config
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -208,10 +210,15 @@ func TestAnySpecSurvivesHCL(t *testing.T) {
 }
 
 func TestWatchAppliesChangesAndKeepsTheLastGood(t *testing.T) {
+	synctest.Test(t, watchAppliesChanges)
+}
+
+func watchAppliesChanges(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a.hcl", `export "x" { to = ["*"] }`)
 	applied, failures := make(chan []federation.Resource, 8), make(chan error, 8)
-	ctx := t.Context()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	go func() {
 		_ = WatchResources(ctx, dir, func(r []federation.Resource) error { applied <- r; return nil }, func(err error) { failures <- err })
 	}()
@@ -225,6 +232,67 @@ func TestWatchAppliesChangesAndKeepsTheLastGood(t *testing.T) {
 	write(t, dir, "b.hcl", `export "yy" { to = ["*"] }`)
 	if r := <-applied; len(r) != 2 {
 		t.Fatalf("after repair: %v", r)
+	}
+}
+
+// TestWatchTakesAbsenceForNoDeletion: a file that is about to be written, a directory that lost its mount and one that is gone
+// look like "nothing is declared", and must not delete a region's services.
+func TestWatchTakesAbsenceForNoDeletion(t *testing.T) {
+	synctest.Test(t, watchTakesAbsence)
+}
+
+func watchTakesAbsence(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "resources.d")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "a.hcl", `export "x" { to = ["*"] }`)
+	applied, failures := make(chan []federation.Resource, 8), make(chan error, 8)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		_ = WatchResources(ctx, dir, func(r []federation.Resource) error { applied <- r; return nil }, func(err error) { failures <- err })
+	}()
+	if r := <-applied; len(r) != 1 || <-failures != nil {
+		t.Fatalf("first: %v", r)
+	}
+	write(t, dir, "a.hcl", "")
+	if err := <-failures; federation.CodeOf(err) != "TW-1003" {
+		t.Errorf("an empty file gave %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "a.hcl")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failures; !errors.Is(err, ErrNoFiles) {
+		t.Errorf("an empty directory gave %v", err)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failures; !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no directory gave %v", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "none.hcl", "# nothing is declared here\n")
+	if r := <-applied; len(r) != 0 || len(applied) != 0 {
+		t.Errorf("a file with a comment declares %v, then %d more", r, len(applied))
+	}
+}
+
+func TestFileThatIsNoText(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{"binary.hcl": "\x7fELF\x00\x1b[2J", "latin.json": "[\xe4]"} {
+		write(t, dir, name, content)
+		_, err := ParseResources(filepath.Join(dir, name))
+		if federation.CodeOf(err) != "TW-1004" || len(err.Error()) > 400 || strings.ContainsAny(err.Error(), "\x00\x1b") {
+			t.Errorf("%s gave %q", name, err)
+		}
+	}
+	write(t, dir, "many.hcl", strings.Repeat("' \x1b[2J &\n", 2000))
+	if _, err := ParseResources(filepath.Join(dir, "many.hcl")); err == nil || len(err.Error()) > 8000 || strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("2,000 wrong lines give %d octets of explanation", len(err.Error()))
 	}
 }
 

@@ -1,8 +1,12 @@
 package config
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -21,16 +25,41 @@ func invalid(code federation.Code, what, fix string, files map[string]*hcl.File,
 			count++
 		}
 	}
-	if err := hcl.NewDiagnosticTextWriter(&text, files, 120, false).WriteDiagnostics(diags); err != nil {
-		text.WriteString(diags.Error())
+	shown := diags[:min(len(diags), maxShown)]
+	if err := hcl.NewDiagnosticTextWriter(&text, files, 120, false).WriteDiagnostics(shown); err != nil {
+		text.WriteString(shown.Error())
+	}
+	if more := len(diags) - len(shown); more > 0 {
+		fmt.Fprintf(&text, "\nThere %s %d more.\n", plural(more, "is", "are"), more)
 	}
 	return &federation.Diagnostic{
 		Code: code,
 		What: fmt.Sprintf("%s: %d %s", what, count, plural(count, "error", "errors")),
-		Why:  "\n" + strings.TrimRight(text.String(), "\n") + "\n",
+		Why:  "\n" + strings.TrimRight(printable(text.String()), "\n") + "\n",
 		Fix:  fix,
 		Err:  diags,
 	}
+}
+
+// maxShown bounds how many errors are shown: after the first few, most follow from one another.
+const maxShown = 10
+
+// printable replaces what would move a terminal's cursor or change its colours: a snippet shows what stands in the file.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
+			return '\uFFFD'
+		}
+		return r
+	}, s)
+}
+
+// notText refuses what no editor wrote, which the parser would complain of octet by octet.
+func notText(name string, content []byte) *hcl.Diagnostic {
+	if utf8.Valid(content) && !bytes.ContainsRune(content, 0) {
+		return nil
+	}
+	return problem("Cannot read "+name, errors.New("it is not a text file: configuration is written in UTF-8"), nil)
 }
 
 func plural(n int, one, many string) string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -129,7 +130,7 @@ type logBlock struct {
 type fileSource struct {
 	Type string `hcl:"type,label"`
 	Name string `hcl:"name,label"`
-	Path string `hcl:"path"`
+	Path string `hcl:"path,optional"`
 }
 
 // Load reads the file or directory path (every *.hcl in it, in name order) and returns the complete configuration. The error
@@ -313,8 +314,7 @@ func (b *builder) listeners(g *Gateway, raw file) {
 		g.LocalListen = raw.Local.Listen
 	}
 	if g.LocalListen != "" {
-		_, _, err := federation.ParseListen(g.LocalListen)
-		b.fail("local.listen", err)
+		b.fail("local.listen", onThisHost(g.LocalListen, "workloads reach the mesh through the gateway on their own host"))
 	}
 	g.AdminSocket = filepath.Join(g.DataDir, "admin.sock")
 	if a := raw.Admin; a != nil {
@@ -328,12 +328,23 @@ func (b *builder) listeners(g *Gateway, raw file) {
 		b.fail("admin.socket", fmt.Errorf("socket path has %d octets, the kernel allows 107: set admin.socket to a shorter one", len(g.AdminSocket)))
 	}
 	if g.AdminListen != "" {
-		network, _, err := federation.ParseListen(g.AdminListen)
-		if err == nil && network != "tcp" {
+		err := onThisHost(g.AdminListen, "the admin API is not encrypted, and its token would cross the network")
+		if err == nil && strings.HasPrefix(g.AdminListen, "unix:") {
 			err = errors.New("admin.listen is a loopback address; the socket has its own setting")
 		}
 		b.fail("admin.listen", err)
 	}
+}
+
+// onThisHost returns nil for a loopback address or a socket, and otherwise an error that says why it must be one.
+func onThisHost(listen, reason string) error {
+	_, _, err := federation.ParseListen(listen)
+	if host, _, split := net.SplitHostPort(listen); err != nil && split == nil {
+		if ip, _ := netip.ParseAddr(host); host == "" || ip.IsValid() && !ip.IsLoopback() {
+			return fmt.Errorf("listen %q is not a loopback address: %s; use 127.0.0.1 or ::1", listen, reason)
+		}
+	}
+	return err
 }
 
 func (b *builder) logging(g *Gateway, l *logBlock) {
@@ -353,6 +364,10 @@ func (b *builder) sources(g *Gateway, raw []fileSource) {
 	seen := map[string]bool{}
 	for _, s := range raw {
 		at := "source/" + s.Type + "/" + s.Name + ".path"
+		if s.Path == "" && s.Type == "file" {
+			b.fail(at, fmt.Errorf("source \"file\" %q has no path", s.Name))
+			continue
+		}
 		switch {
 		case s.Type != "file":
 			b.fail(at, fmt.Errorf("source type %q is unknown: this gateway knows \"file\"", s.Type))
@@ -367,15 +382,18 @@ func (b *builder) sources(g *Gateway, raw []fileSource) {
 	}
 }
 
+// SystemDataDir is where the gateway of a host, run by root or an init system, keeps its state.
+const SystemDataDir = "/var/lib/tradewind"
+
 // DefaultDataDir is where a gateway keeps its state when nothing else is said: /var/lib/tradewind for root, else the user's
 // state directory.
 func DefaultDataDir() string {
 	if os.Geteuid() == 0 {
-		return "/var/lib/tradewind"
+		return SystemDataDir
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "/var/lib/tradewind"
+		return SystemDataDir
 	}
 	return filepath.Join(cmp.Or(os.Getenv("XDG_STATE_HOME"), filepath.Join(home, ".local", "state")), "tradewind")
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -41,6 +42,7 @@ type serviceBlock struct {
 
 type instanceBlock struct {
 	ID      string            `hcl:"id,label"`
+	At      hcl.Range         `hcl:",def_range"`
 	Address string            `hcl:"address"`
 	Zone    string            `hcl:"zone,optional"`
 	Weight  uint16            `hcl:"weight,optional"`
@@ -48,16 +50,17 @@ type instanceBlock struct {
 }
 
 type checkBlock struct {
-	Kind           string `hcl:"kind,label"`
-	Path           string `hcl:"path,optional"`
-	Host           string `hcl:"host,optional"`
-	GRPCService    string `hcl:"grpc_service,optional"`
-	Port           uint16 `hcl:"port,optional"`
-	Interval       string `hcl:"interval,optional"`
-	Timeout        string `hcl:"timeout,optional"`
-	TTL            string `hcl:"ttl,optional"`
-	HealthyAfter   int    `hcl:"healthy_after,optional"`
-	UnhealthyAfter int    `hcl:"unhealthy_after,optional"`
+	Kind           string    `hcl:"kind,label"`
+	At             hcl.Range `hcl:",def_range"`
+	Path           string    `hcl:"path,optional"`
+	Host           string    `hcl:"host,optional"`
+	GRPCService    string    `hcl:"grpc_service,optional"`
+	Port           uint16    `hcl:"port,optional"`
+	Interval       string    `hcl:"interval,optional"`
+	Timeout        string    `hcl:"timeout,optional"`
+	TTL            string    `hcl:"ttl,optional"`
+	HealthyAfter   int       `hcl:"healthy_after,optional"`
+	UnhealthyAfter int       `hcl:"unhealthy_after,optional"`
 }
 
 type exportBlock struct {
@@ -101,6 +104,10 @@ type upstreamBlock struct {
 	Caller  string    `hcl:"caller"`
 }
 
+// ErrNoFiles is why a directory cannot be read that has no resource file. It is not taken to declare nothing: pruning by an
+// empty directory, which a mount that failed looks like, would delete everything.
+var ErrNoFiles = errors.New("the directory holds no *.hcl or *.json file")
+
 // ParseResources reads resources from files and directories (*.hcl and *.json in name order), and from standard input for "-".
 // The error shows everything that is wrong in every file.
 func ParseResources(paths ...string) ([]federation.Resource, error) {
@@ -138,6 +145,9 @@ func resourceFiles(path string) ([]string, error) {
 			names = append(names, filepath.Join(path, e.Name()))
 		}
 	}
+	if err == nil && len(names) == 0 {
+		err = ErrNoFiles
+	}
 	return names, err
 }
 
@@ -153,6 +163,10 @@ func (r *reader) read(name string) {
 	content, err := readFile(name)
 	if err != nil {
 		r.diags = append(r.diags, problem("Cannot read "+name, err, nil))
+		return
+	}
+	if bad := notText(name, content); bad != nil {
+		r.diags = append(r.diags, bad)
 		return
 	}
 	if trimmed := bytes.TrimSpace(content); len(trimmed) > 0 && (trimmed[0] == '{' || trimmed[0] == '[') {
@@ -263,7 +277,7 @@ func (c converter) service(b serviceBlock) {
 		address, err := netip.ParseAddrPort(i.Address)
 		if err != nil {
 			c.diags = append(c.diags, problem("Invalid address of instance "+i.ID,
-				fmt.Errorf("address %q is no IP:port: write such as \"192.0.2.10:8080\"", i.Address), &b.At))
+				fmt.Errorf("address %q is no IP:port: write such as \"192.0.2.10:8080\"", i.Address), &i.At))
 			continue
 		}
 		spec.Instances = append(spec.Instances, federation.StaticInstance{ID: federation.InstanceID(i.ID), Address: address, Zone: i.Zone,
@@ -272,9 +286,9 @@ func (c converter) service(b serviceBlock) {
 	for _, k := range b.Checks {
 		check := federation.CheckSpec{Kind: federation.CheckKind(k.Kind), Path: k.Path, Host: k.Host, GRPCService: k.GRPCService, Port: k.Port,
 			HealthyAfter: k.HealthyAfter, UnhealthyAfter: k.UnhealthyAfter}
-		c.text("interval", k.Interval, &check.Interval, b.At)
-		c.text("timeout", k.Timeout, &check.Timeout, b.At)
-		c.text("ttl", k.TTL, &check.TTL, b.At)
+		c.text("interval", k.Interval, &check.Interval, k.At)
+		c.text("timeout", k.Timeout, &check.Timeout, k.At)
+		c.text("ttl", k.TTL, &check.TTL, k.At)
 		spec.Checks = append(spec.Checks, check)
 	}
 	c.put(federation.KindService, b.Name, b.At, spec)

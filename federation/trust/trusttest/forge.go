@@ -16,6 +16,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/federation/trust"
 )
 
@@ -41,7 +42,7 @@ func NewForger(t testing.TB, td spiffeid.TrustDomain, now time.Time) *Forger {
 		IsCA:                        true,
 		PermittedDNSDomainsCritical: true,
 		PermittedURIDomains:         []string{td.Name()},
-		ExcludedDNSDomains:          []string{""},
+		PermittedDNSDomains:         []string{federation.MeshDomain},
 		ExcludedEmailAddresses:      []string{""},
 		ExcludedIPRanges: []*net.IPNet{
 			{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
