@@ -38,6 +38,7 @@ const (
 	CodePeeringPanic    Code = "TW-3033"
 	CodeEpochJump       Code = "TW-3034"
 	CodePeeringStore    Code = "TW-3035"
+	CodePeerRefusesUs   Code = "TW-3036"
 )
 
 // peeringCodes are the diagnoses of peering: TW-3xxx.
@@ -140,4 +141,9 @@ var peeringCodes = []CodeHelp{
 			"from a backup. The epoch was raised above it. Seen again and again, two gateways run from copies of one state directory."},
 	{CodePeeringStore, "The state of a peering could not be stored",
 		"The change was not made. Check space, permissions and health of the store, then try again."},
+	{CodePeerRefusesUs, "The peer refuses this gateway's certificate",
+		"A gateway answers at the peer's address, and does not accept the certificate of this region. Most often the peering was " +
+			"removed over there while this side could not be told: then remove it here as well, with: tradewind peer remove " +
+			"REGION. Otherwise one of the two regions has lost or replaced its CA: make a new token there and establish again. " +
+			"The gateway goes on trying meanwhile."},
 }

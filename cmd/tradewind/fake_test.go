@@ -343,7 +343,7 @@ func (g *fakeGateway) PeerResume(ctx context.Context, r *admin.PeerRequest) (*ad
 
 func (g *fakeGateway) PeerRemove(_ context.Context, r *admin.PeerRequest) (*admin.PeerRemoveResponse, error) {
 	g.asked = append(g.asked, *r)
-	return &admin.PeerRemoveResponse{}, nil
+	return &admin.PeerRemoveResponse{Told: r.Peer != "azure-westeurope"}, nil
 }
 
 func (g *fakeGateway) CertList(context.Context, *admin.CertListRequest) (*admin.CertListResponse, error) {

@@ -382,15 +382,19 @@ closed, and the peer is told if it can be reached. To federate again takes a new
 					return err
 				}
 			}
-			if _, err := gw.PeerRemove(ctx, &admin.PeerRequest{Peer: region}); err != nil {
+			removed, err := gw.PeerRemove(ctx, &admin.PeerRequest{Peer: region})
+			if err != nil {
 				return err
 			}
 			c.say("removed %s", region)
+			if !removed.Told {
+				c.say("%s could not be told: it shows this region as Failing until it is removed there, too", region)
+			}
 			c.next("tradewind peer list")
 			if c.human() {
 				return nil
 			}
-			return c.emit(answer{value: map[string]any{"removed": region}, names: []string{string(region)}})
+			return c.emit(answer{value: map[string]any{"removed": region, "told": removed.Told}, names: []string{string(region)}})
 		}),
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")

@@ -78,6 +78,7 @@ func (m *Manager) checkTokenRequest(peer federation.Region, ttl time.Duration, a
 			Code: federation.CodeTokenLifetime,
 			What: fmt.Sprintf("token was not made: a lifetime of %v is out of bounds", ttl),
 			Why:  fmt.Sprintf("it must lie between %v and %v", MinTokenTTL, MaxTokenTTL),
+			Fix:  fmt.Sprintf("tradewind peer generate-token %s --ttl %.0fm", peer, DefaultTokenTTL.Minutes()),
 		}
 	}
 	err := errors.New("there is none")

@@ -241,17 +241,20 @@ func (m *Manager) hold(ctx context.Context, region federation.Region, state func
 }
 
 // Remove ends the peering with region: its imports and its export are withdrawn, the peer is told if it can be reached, and
-// trust in it is removed, so that its flows end too. When Remove returns nil, nothing of the peering is left, and the pair can
-// be joined again. An entry that is Pending or Terminated is cleared.
-func (m *Manager) Remove(ctx context.Context, region federation.Region) error {
+// trust in it is removed, so that its flows end too. When the error is nil, nothing of the peering is left, and the pair can
+// be joined again. An entry that is Pending or Terminated is cleared. told is false when the peer does not know of it: it goes
+// on trying, until the peering is removed there, too.
+func (m *Manager) Remove(ctx context.Context, region federation.Region) (told bool, err error) {
 	unlock, err := m.lock(ctx, region)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
-	if m.record(region) == nil {
-		return unknownPeering(region)
+	rec := m.record(region)
+	if rec == nil {
+		return false, unknownPeering(region)
 	}
+	told = !rec.live() // there is nothing to tell
 	live := m.livePeer(region)
 	err = m.change(ctx, region, func(old *record) (*record, []store.Op, error) {
 		if old == nil {
@@ -264,19 +267,20 @@ func (m *Manager) Remove(ctx context.Context, region federation.Region) error {
 		return next.unredeemable(ctx, m.cfg.Store)
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	m.withdraw(region)
 	if live != nil {
 		m.partFrom(ctx, live)
+		told = live.told.Load()
 	}
 	if err := m.cfg.Trust.RemovePeer(ctx, region); err != nil {
-		return fmt.Errorf("remove trust in %s: %w", region, err)
+		return told, fmt.Errorf("remove trust in %s: %w", region, err)
 	}
 	m.files.remove(region)
 	err = m.change(ctx, region, func(*record) (*record, []store.Op, error) { return nil, nil, nil })
 	m.tell()
-	return err
+	return told, err
 }
 
 // unredeemable is r without a token, and the operations that make its token worthless.

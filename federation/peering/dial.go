@@ -25,6 +25,7 @@ type dialState struct {
 	lostAt    time.Time // no session since; zero: dial without waiting for the other side
 	attempts  int       // failed since progress was last applied for backoffReset
 	heard     time.Time // the session in use last said something
+	doubt     time.Time // when to give up the session in use unless it says something before; zero: never
 	ours      Reach     // can we reach them
 	theirs    Reach     // can they reach us
 }
@@ -34,6 +35,20 @@ type dialResult struct {
 	link    *link // nil: none
 	address string
 	failed  []string // reasons, one for each address that failed
+	refused bool     // one of them refuses our certificate
+	fix     string   // what to do, if it is the same for all, or about the one that refuses
+}
+
+// oneFix is the fix that all of errs have, or "".
+func oneFix(errs []error) (fix string) {
+	for i, err := range errs {
+		var d *federation.Diagnostic
+		if !errors.As(err, &d) || i > 0 && d.Fix != fix {
+			return ""
+		}
+		fix = d.Fix
+	}
+	return fix
 }
 
 func newDialState(f founding, now time.Time, first bool) dialState {
@@ -64,6 +79,31 @@ func (d *dialState) learn(addresses []string) {
 
 // soon makes the next attempt due now.
 func (d *dialState) soon(now time.Time) { d.next, d.lostAt, d.attempts = now, time.Time{}, 0 }
+
+// soonAgain makes the next attempt due now. The count of failures stays: the next pause is as long as before.
+func (d *dialState) soonAgain(now time.Time) { d.next, d.lostAt = now, time.Time{} }
+
+// nudge is what the owner makes of the news that the peer can be reached. A session that stays silent all the same belongs to
+// a gateway that is no more: one that was killed says no goodbye, and QUIC would wait for it for half a minute.
+func (p *peer) nudge(now time.Time) {
+	switch {
+	case p.link == nil:
+		p.dial.soonAgain(now)
+	case p.dial.doubt.IsZero():
+		p.dial.doubt = p.dial.heard.Add(duplicateAge)
+		if soonest := now.Add(doubtFor); p.dial.doubt.Before(soonest) {
+			p.dial.doubt = soonest
+		}
+	}
+}
+
+// doubtDue is when the session in use is given up unless it says something before; zero is never.
+func (p *peer) doubtDue() time.Time {
+	if p.link == nil || p.leaving {
+		return time.Time{}
+	}
+	return p.dial.doubt
+}
 
 // backOff postpones the next attempt: each failure doubles the pause up to backoffMax, half of it at random, so that peers
 // of a region that comes back do not all come at once.
@@ -110,6 +150,7 @@ func (p *peer) steer(ctx context.Context, now time.Time) {
 // dialAll tries addresses in order, hands the first session to the owner, and then reads for it until the session ends.
 func (p *peer) dialAll(ctx context.Context, addresses []string) {
 	var r dialResult
+	var errs []error
 	for _, address := range addresses {
 		s, err := p.dialOne(ctx, address)
 		if err == nil {
@@ -117,7 +158,13 @@ func (p *peer) dialAll(ctx context.Context, addresses []string) {
 			break
 		}
 		r.failed = append(r.failed, address+": "+reasonOf(err))
+		errs = append(errs, err)
 	}
+	refusing := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return !hasCode(err, federation.CodePeerRefusesUs) })
+	if r.refused = len(refusing) > 0; r.refused { // it outweighs the addresses that give no answer: somebody must act
+		errs = refusing
+	}
+	r.fix = oneFix(errs)
 	select {
 	case p.dialled <- r:
 	case <-ctx.Done():
@@ -142,7 +189,7 @@ func (p *peer) dialOne(ctx context.Context, address string) (Session, error) {
 	defer cancel()
 	s, err := p.m.cfg.Dialer.DialExchange(limited, p.region, address)
 	switch {
-	case err != nil && limited.Err() != nil && ctx.Err() == nil:
+	case err != nil && limited.Err() != nil && ctx.Err() == nil && federation.CodeOf(err) == "":
 		return nil, fmt.Errorf("no answer within %v", dialTimeout)
 	case err != nil:
 		return nil, err
@@ -161,7 +208,11 @@ func (p *peer) dialEnded(ctx context.Context, r dialResult) {
 	switch {
 	case r.link == nil:
 		p.dial.ours = Reach{Known: true, At: now, Detail: strings.Join(r.failed, "; ")}
-		p.trouble(federation.CodePeerUnreachable, p.dial.ours.Detail)
+		code := federation.CodePeerUnreachable
+		if r.refused {
+			code = federation.CodePeerRefusesUs
+		}
+		p.troubleWith(code, p.dial.ours.Detail, r.fix)
 		if p.link == nil {
 			p.dial.backOff(now, p.rand)
 		}
@@ -196,7 +247,7 @@ func (p *peer) useDialled(ctx context.Context, r dialResult) {
 func (p *peer) adopt(ctx context.Context, l *link) {
 	now := p.now()
 	l.since = now
-	p.link, p.dial.heard = l, now
+	p.link, p.dial.heard, p.dial.doubt = l, now, time.Time{}
 	p.current.Store(l)
 	p.activity.dirty = true
 	p.log.Info("session up", "address", l.session.RemoteAddr(), "dialled", l.dialled)
@@ -241,8 +292,18 @@ func (p *peer) rivalSpoke(ctx context.Context, f frame) {
 func (p *peer) settleLinks(ctx context.Context, now time.Time) {
 	if ended(p.link) {
 		cause := p.link.cause
+		if p.leaving && cause.Err != nil && now.Sub(p.dial.heard) < deferDial { // a session that is dead for long ends on its own
+			p.told.Store(true)
+		}
 		p.trouble(cause.Code, cause.What+": "+cause.Why)
 		p.forgetLink()
+		p.act(ctx, p.machine.Disconnected(now))
+	}
+	if due := p.doubtDue(); !due.IsZero() && !now.Before(due) {
+		p.drop(&p.link, exchange.CodeSilent, "nothing is heard on it, and a gateway over there can be reached")
+		p.trouble(federation.CodeSessionEnded, "closed here: nothing was heard on it, and a gateway over there can be reached")
+		p.forgetLink()
+		p.dial.soonAgain(now)
 		p.act(ctx, p.machine.Disconnected(now))
 	}
 	switch {
@@ -295,7 +356,7 @@ func ended(l *link) bool {
 // forgetLink notes that there is no session in use any more, and when to make the next one.
 func (p *peer) forgetLink() {
 	now := p.now()
-	p.link = nil
+	p.link, p.dial.doubt = nil, time.Time{}
 	p.current.Store(nil)
 	if since := p.activity.since; !since.IsZero() && now.Sub(since) >= backoffReset {
 		p.dial.attempts = 0

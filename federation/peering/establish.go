@@ -59,7 +59,7 @@ func (m *Manager) Establish(ctx context.Context, text string, progress func(Step
 	e := establishing{m: m, report: progress, began: m.cfg.Now(), addresses: m.advertised(addresses)}
 	t, err := e.examine(text)
 	if err != nil {
-		progress(Step{"token", StepFailed, err.Error()})
+		progress(Step{"token", StepFailed, told(err)})
 		return Result{}, err
 	}
 	reply, err := e.redeem(ctx, t)
@@ -67,10 +67,19 @@ func (m *Manager) Establish(ctx context.Context, text string, progress func(Step
 		return Result{}, err
 	}
 	if err := e.trust(ctx, t, reply); err != nil {
-		progress(Step{"trust", StepFailed, err.Error()})
+		progress(Step{"trust", StepFailed, told(err)})
 		return Result{}, err
 	}
 	return e.await(ctx, t.Acceptor)
+}
+
+// told is err as a step tells it: the error with its code and fix follows.
+func told(err error) string {
+	var d *federation.Diagnostic
+	if errors.As(err, &d) {
+		return d.Reason()
+	}
+	return err.Error()
 }
 
 // establishing is one run of Establish.
@@ -106,7 +115,7 @@ func (e *establishing) examine(text string) (Token, error) {
 			return t, refusedDomain.diagnostic(t.Acceptor, fmt.Sprintf("%s belongs to the peer %s", t.AcceptorDomain, owner))
 		}
 		if err := m.sameAsPinned(t); err != nil {
-			return t, refusedPeered.diagnostic(t.Acceptor, err.Error())
+			return t, peeredHere(t.Acceptor, err)
 		}
 		e.report(Step{"token", StepDone, fmt.Sprintf("valid, single use, %v left", left.Truncate(time.Second))})
 		return t, nil
@@ -128,9 +137,17 @@ func (m *Manager) sameAsPinned(t Token) error {
 	return nil
 }
 
+// peeredHere is the refusal of a token because of what is known here.
+func peeredHere(acceptor federation.Region, err error) *federation.Diagnostic {
+	d := refusedPeered.diagnostic(acceptor, err.Error())
+	d.Fix = fmt.Sprintf("if that is expected, remove the old peering here: tradewind peer remove %s; then use a new token", acceptor)
+	return d
+}
+
 // redeem tries the addresses of the token in order until one gives an answer.
 func (e *establishing) redeem(ctx context.Context, t Token) (joinReply, error) {
 	var failed []string
+	var errs []error
 	pin := false
 	for _, address := range t.Addresses {
 		e.report(Step{"reach", StepRunning, "trying " + address})
@@ -144,14 +161,18 @@ func (e *establishing) redeem(ctx context.Context, t Token) (joinReply, error) {
 			return joinReply{}, refusedUnreachable.diagnostic(t.Acceptor, strings.Join(append(failed, address+": timed out"), "; "))
 		}
 		pin = pin || hasCode(err, codeTrustPin)
-		failed = append(failed, address+": "+reasonOf(err))
+		failed, errs = append(failed, address+": "+reasonOf(err)), append(errs, err)
 		e.report(Step{"reach", StepFailed, failed[len(failed)-1]})
 	}
 	why := strings.Join(failed, "; ")
 	if pin {
 		return joinReply{}, refusedPin.diagnostic(t.Acceptor, why)
 	}
-	return joinReply{}, refusedUnreachable.diagnostic(t.Acceptor, why)
+	d := refusedUnreachable.diagnostic(t.Acceptor, why)
+	if fix := oneFix(errs); fix != "" {
+		d.Fix = fix
+	}
+	return joinReply{}, d
 }
 
 // codeTrustPin is what trust says when a certificate does not lead to the pinned root.
@@ -204,7 +225,7 @@ func (e *establishing) dialJoin(ctx context.Context, t Token, address string, se
 		}.encode(t.key(), exporter)
 	}
 	raw, err := e.m.cfg.Dialer.DialJoin(limited, address, t.Pin, request)
-	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+	if err != nil && limited.Err() != nil && ctx.Err() == nil && federation.CodeOf(err) == "" {
 		return nil, fmt.Errorf("no answer within %v", joinTimeout)
 	}
 	return raw, err
@@ -213,7 +234,11 @@ func (e *establishing) dialJoin(ctx context.Context, t Token, address string, se
 // judge turns a refusal into its diagnosis, and compares clocks: the acceptor has compared them too, but its word is not ours.
 func (e *establishing) judge(t Token, r joinReply, took time.Duration) error {
 	if r.Refusal != accepted {
-		return r.Refusal.diagnostic(t.Acceptor, r.Detail)
+		d := r.Refusal.diagnostic(t.Acceptor, r.Detail)
+		if r.Refusal == refusedPeered {
+			d.Fix = fmt.Sprintf("if that is expected, remove the old peering there: tradewind peer remove %s; then use a new token", e.m.cfg.Region)
+		}
+		return d
 	}
 	if skew := r.Time.Sub(e.m.cfg.Now().Add(-took / 2)); skew.Abs() > maxSkew {
 		return refusedSkew.diagnostic(t.Acceptor, describeSkew(t.Acceptor, skew))
@@ -270,7 +295,7 @@ func (e *establishing) record(ctx context.Context, old *record, t Token, r joinR
 		return nil, nil, refusedPeered.diagnostic(t.Acceptor, "it is being removed here; try again in a moment")
 	}
 	if err := e.m.sameAsBefore(old, t.AcceptorDomain.Name(), b); err != nil {
-		return nil, nil, refusedPeered.diagnostic(t.Acceptor, err.Error())
+		return nil, nil, peeredHere(t.Acceptor, err)
 	}
 	// The token's addresses, not those of the reply: whoever made the token chose them for this region.
 	addresses := []string{e.address} // known to answer
@@ -351,7 +376,7 @@ func (e *establishing) finish(s PeeringStatus) Result {
 		Fix:  "open the mesh port from there to here, or correct advertise in gateway.hcl",
 	}
 	m.alarm(s.Region, d)
-	e.report(Step{"return", StepWarning, d.Error()})
+	e.report(Step{"return", StepWarning, d.Reason() + "; " + d.Fix}) // no error follows that would say it
 	return r
 }
 

@@ -226,7 +226,7 @@ func (m *Manager) finishInterrupted(ctx context.Context) {
 		switch {
 		case rec == nil:
 		case rec.Removing:
-			err = m.Remove(ctx, rec.Region)
+			_, err = m.Remove(ctx, rec.Region)
 		case rec.State == federation.PeeringTerminated:
 			err = m.cfg.Trust.RemovePeer(ctx, rec.Region)
 			m.files.remove(rec.Region)
@@ -339,7 +339,7 @@ func (m *Manager) SetHealth(peer federation.Region, service federation.ServiceNa
 }
 
 // Nudge says that peer can be reached again, as a caller has found by other means. It is dialled at once if it has no session,
-// instead of after the present pause. It never blocks.
+// instead of after the present pause; a session on which nothing is heard nevertheless is given up. It never blocks.
 func (m *Manager) Nudge(peer federation.Region) {
 	if p := m.livePeer(peer); p != nil && !p.nudged.Swap(true) {
 		signal(p.wake)

@@ -60,7 +60,8 @@ type peer struct {
 	probeBy  time.Time
 	paused   bool
 	leaving  bool
-	farewell bool // the attempt to dial for it was made
+	farewell bool        // the attempt to dial for it was made
+	told     atomic.Bool // the peer ended the session upon our goodbye, or said its own
 	leaveBy  time.Time
 	gone     bool // the peer removed the peering
 	dial     dialState
@@ -201,7 +202,7 @@ func (p *peer) await(ctx context.Context, timer <-chan time.Time) {
 		p.dialEnded(ctx, r)
 	case f := <-framesOf(p.link):
 		p.activity.dirty = true
-		p.dial.heard = p.now()
+		p.dial.heard, p.dial.doubt = p.now(), time.Time{}
 		p.act(ctx, p.machine.Receive(p.now(), f.lane, f.data))
 	case f := <-framesOf(p.rival):
 		p.rivalSpoke(ctx, f)
@@ -240,7 +241,7 @@ func (p *peer) now() time.Time {
 func (p *peer) next() time.Time {
 	next := p.last.Add(watchEvery) // to be seen alive by the watchdog
 	for _, t := range []time.Time{
-		p.machine.Deadline(), p.rivalBy, p.probeBy, p.leaveBy, p.dialDue(), p.saveDue(), p.trustDue(), p.reportDue(),
+		p.machine.Deadline(), p.rivalBy, p.probeBy, p.leaveBy, p.dialDue(), p.doubtDue(), p.saveDue(), p.trustDue(), p.reportDue(),
 	} {
 		if !t.IsZero() && t.Before(next) {
 			next = t
@@ -274,8 +275,8 @@ func (p *peer) absorb(ctx context.Context, now time.Time) {
 		p.epoch = epoch
 		p.act(ctx, p.machine.SetEpoch(now, epoch))
 	}
-	if p.nudged.Swap(false) && p.link == nil {
-		p.dial.next, p.dial.lostAt = now, time.Time{} // the count of failures stays: the next pause is as long as before
+	if p.nudged.Swap(false) {
+		p.nudge(now)
 	}
 	view, health := p.exports.take()
 	if view != nil {
@@ -356,6 +357,7 @@ func (p *peer) act(ctx context.Context, actions []exchange.Action) {
 			p.m.alarm(p.region, a.Diagnostic)
 		case exchange.PeerGone:
 			p.gone = true
+			p.told.Store(true)
 		case exchange.HealthChanged: // holders of the import see its lanes
 			continue
 		}

@@ -102,13 +102,14 @@ type Config struct {
 
 // Times of a peering. Those of the exchange itself are the exchange's.
 const (
-	dialTimeout    = 3 * time.Second        // of one address: three retransmissions of a first packet
-	joinTimeout    = 5 * time.Second        // of one address in Establish: somebody waits, but it is done once
-	deferDial      = 5 * time.Second        // without a session, before the region that sorts second dials as well
-	duplicateAge   = 5 * time.Second        // of silence, after which our own session no longer wins over theirs
-	speakWithin    = 5 * time.Second        // for a second session to say something, or it is closed
-	probeHold      = time.Second            // that a probe is held open: long enough for the peer to refuse our certificate
-	acceptorDelay  = 500 * time.Millisecond // before the acceptor of a join dials: the redeemer is about to
+	dialTimeout    = 3 * time.Second         // of one address: three retransmissions of a first packet
+	joinTimeout    = 5 * time.Second         // of one address in Establish: somebody waits, but it is done once
+	deferDial      = 5 * time.Second         // without a session, before the region that sorts second dials as well
+	duplicateAge   = 2500 * time.Millisecond // of silence, two HEADs, after which our own session no longer wins over theirs
+	doubtFor       = time.Second             // at least, for a silent session to speak when the peer is found reachable
+	speakWithin    = 5 * time.Second         // for a second session to say something, or it is closed
+	probeHold      = time.Second             // that a probe is held open: long enough for the peer to refuse our certificate
+	acceptorDelay  = 500 * time.Millisecond  // before the acceptor of a join dials: the redeemer is about to
 	backoffMin     = 200 * time.Millisecond
 	backoffMax     = 30 * time.Second
 	backoffReset   = time.Minute      // of applied progress, after which back-off starts from the beginning

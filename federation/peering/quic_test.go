@@ -65,6 +65,9 @@ type region struct {
 	transport *tunnel.Transport
 	manager   *peering.Manager
 	stop      func()
+	store     *storetest.Memory
+	dir       string
+	epoch     uint64
 
 	mu       sync.Mutex
 	peers    []federation.Peer
@@ -91,16 +94,25 @@ func startRegion(t *testing.T, number byte, conn net.PacketConn) *region {
 	r := &region{
 		name: federation.Region(fmt.Sprintf("region-%d", number)), number: number, wake: make(chan struct{}, 1),
 		imports: map[federation.Region]*federation.Import{}, services: []string{fmt.Sprintf("shop-%d", number)},
+		store: &storetest.Memory{}, dir: t.TempDir(),
 	}
+	var err error
+	if r.authority, err = trust.Open(t.Context(), trust.Config{Region: r.name, Gateway: "gw-1", Store: r.store}); err != nil {
+		t.Fatal(err)
+	}
+	r.live(t, conn)
+	return r
+}
+
+// live begins a life of the region on what the last one has stored.
+func (r *region) live(t *testing.T, conn net.PacketConn) {
+	t.Helper()
+	r.epoch++
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("PEERING_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("at", string(r.name))
 	}
-	memory := &storetest.Memory{}
 	var err error
-	if r.authority, err = trust.Open(t.Context(), trust.Config{Region: r.name, Gateway: "gw-1", Store: memory}); err != nil {
-		t.Fatal(err)
-	}
 	r.transport, err = tunnel.New(tunnel.Config{
 		Conns: []net.PacketConn{conn}, Trust: r.authority, Log: log,
 		OnExchange: func(ctx context.Context, peer federation.Region, s *tunnel.ExchangeSession) {
@@ -114,15 +126,30 @@ func startRegion(t *testing.T, number byte, conn net.PacketConn) *region {
 		t.Fatal(err)
 	}
 	r.manager, err = peering.New(t.Context(), peering.Config{
-		Region: r.name, TrustDomain: federation.DefaultTrustDomain(r.name), Trust: r.authority, Store: memory, Dialer: quicDialer{r.transport},
-		Addresses: func() []string { return []string{r.address()} }, Catalog: r, Dir: t.TempDir(),
-		Epoch: federation.Epoch{Counter: 1, Incarnation: uint64(number)}, Log: log,
+		Region: r.name, TrustDomain: federation.DefaultTrustDomain(r.name), Trust: r.authority, Store: r.store, Dialer: quicDialer{r.transport},
+		Addresses: func() []string { return []string{r.address()} }, Catalog: r, Dir: r.dir,
+		Epoch: federation.Epoch{Counter: r.epoch, Incarnation: uint64(r.number)}, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.run(t)
-	return r
+}
+
+// killAndRestart ends r without a word to anybody, and begins its next life at the same address.
+func (r *region) killAndRestart(t *testing.T, net0 *router) {
+	t.Helper()
+	net0.set(0, r.number)
+	r.stop()
+	sim := &simnet.Simnet{Router: net0}
+	conn := sim.NewEndpoint(&net.UDPAddr{IP: net.IPv4(192, 0, 2, r.number).To4(), Port: 8443}, simnet.NodeBiDiLinkSettings{Latency: oneWay})
+	if err := sim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	net0.set(0)
+	r.live(t, conn)
+	next := r.stop
+	r.stop = func() { next(); _ = sim.Close() }
 }
 
 func (r *region) run(t *testing.T) {
@@ -227,7 +254,7 @@ func mesh(t *testing.T, n byte, f func(t *testing.T, net *router, regions []*reg
 		defer func() { _ = sim.Close() }()
 		for i, conn := range conns {
 			region := startRegion(t, byte(i+1), conn)
-			defer region.stop()
+			defer func() { region.stop() }() // of the life it is in by then
 			regions = append(regions, region)
 		}
 		worst := time.Duration(0)
@@ -348,7 +375,7 @@ func TestRemovalOverQUIC(t *testing.T) {
 		until(t, "warm paths", 5*time.Second, func() bool { return a.transport.Path(b.name).Up && b.transport.Path(a.name).Up })
 		for _, pair := range [][2]*region{{a, b}, {b, a}} { // the first removes, and the second redeems a new token of it
 			remover, removed := pair[0], pair[1]
-			if err := remover.manager.Remove(t.Context(), removed.name); err != nil {
+			if _, err := remover.manager.Remove(t.Context(), removed.name); err != nil {
 				t.Fatal(err)
 			}
 			until(t, "the removed side knows", time.Second, func() bool {
@@ -379,5 +406,57 @@ func TestWrongRegionAtTheAddressOverQUIC(t *testing.T) {
 		if _, err := regions[1].manager.Establish(t.Context(), token, nil); federation.CodeOf(err) != federation.CodeWrongPin {
 			t.Errorf("got %v", err)
 		}
+	})
+}
+
+// TestKilledPeerComesBackOverQUIC: a gateway that is killed says no goodbye, and QUIC waits 30 s for it.
+func TestKilledPeerComesBackOverQUIC(t *testing.T) {
+	mesh(t, 2, func(t *testing.T, net *router, regions []*region) {
+		for n, i := range []int{1, 0, 1} { // by turns, so that the session is lost by whoever opened it and by the other one
+			until(t, "warm paths", 10*time.Second, func() bool {
+				return regions[0].transport.Path("region-2").Up && regions[1].transport.Path("region-1").Up
+			})
+			pass(10 * time.Second)
+			killed, other := regions[i], regions[1-i]
+			killed.killAndRestart(t, net)
+			since := time.Now()
+			until(t, "active in the new life", 4*time.Second, func() bool {
+				here, err := killed.manager.Show(other.name)
+				there, err2 := other.manager.Show(killed.name)
+				return err == nil && err2 == nil && here.State == federation.PeeringActive && there.State == federation.PeeringActive &&
+					!there.Session.Since.Before(since)
+			})
+			news := fmt.Sprintf("news-%d", n)
+			other.offer(news)
+			until(t, "news goes over the new session", time.Second, func() bool { return killed.sees(other.name, news) })
+		}
+	})
+}
+
+// TestRemovedWhileAwayOverQUIC: nobody could tell the side that was away, but the certificate that is refused does.
+func TestRemovedWhileAwayOverQUIC(t *testing.T) {
+	mesh(t, 2, func(t *testing.T, net *router, regions []*region) {
+		a, b := regions[0], regions[1]
+		until(t, "all active", 5*time.Second, func() bool { return all(regions, federation.PeeringActive) })
+		net.set(0, a.number)
+		pass(10 * time.Second)
+		if told, err := b.manager.Remove(t.Context(), a.name); err != nil || told {
+			t.Errorf("told %v, %v", told, err)
+		}
+		net.set(0)
+		until(t, "the refusal is named", time.Minute, func() bool {
+			s, err := a.manager.Show(b.name)
+			return err == nil && s.State == federation.PeeringFailing && s.LastError != nil && s.LastError.Code == federation.CodePeerRefusesUs
+		})
+		s, _ := a.manager.Show(b.name)
+		if !strings.Contains(s.LastError.Fix, "tradewind peer remove region-2") || strings.Contains(s.LastError.Text, "TW-") {
+			t.Errorf("it says %+v", s.LastError)
+		}
+		until(t, "the path says so, too", time.Minute, func() bool {
+			p := a.transport.Path(b.name)
+			return p.Problem != nil && p.Problem.Code == federation.CodePeerRefusesUs && strings.Contains(p.Problem.Fix, "peer remove region-2") &&
+				strings.Contains(p.LastError, "refused this gateway's certificate") && !strings.Contains(p.LastError, "TW-") &&
+				!strings.Contains(p.LastError, "fix:")
+		})
 	})
 }

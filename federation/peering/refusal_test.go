@@ -254,7 +254,7 @@ func TestRevokedTokens(t *testing.T) {
 		a, b := w.add("a"), w.add("b")
 		older, newer := a.mustToken("b"), a.mustToken("b")
 		mustCode(t, b.redeem(older), federation.CodeTokenRevoked)
-		if err := a.m.Remove(t.Context(), "b"); err != nil {
+		if _, err := a.m.Remove(t.Context(), "b"); err != nil {
 			t.Fatal(err)
 		}
 		mustCode(t, b.redeem(newer), federation.CodeTokenRevoked)
@@ -264,7 +264,7 @@ func TestRevokedTokens(t *testing.T) {
 		if err := b.redeem(text); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.m.Remove(t.Context(), "b"); err != nil {
+		if _, err := a.m.Remove(t.Context(), "b"); err != nil {
 			t.Fatal(err)
 		}
 		mustCode(t, b.redeem(text), federation.CodeTokenRevoked)
@@ -279,7 +279,11 @@ func TestPeeredWithAnotherBundle(t *testing.T) {
 		}
 		rebuilt := w.add("b", func(n *node) { n.addresses = []string{"198.51.100.7:8443"} })
 		text := a.mustToken("b")
-		mustCode(t, rebuilt.redeem(text), federation.CodePeeredOtherwise)
+		_, err := rebuilt.m.Establish(t.Context(), text, nil)
+		mustCode(t, err, federation.CodePeeredOtherwise)
+		if !strings.Contains(err.Error(), "there: tradewind peer remove b;") {
+			t.Errorf("%v", err)
+		}
 		if got := a.tokenState(text); got != tokenIssued {
 			t.Errorf("the refused join left the token %s", got)
 		}
@@ -290,12 +294,20 @@ func TestPeeredWithAnotherBundle(t *testing.T) {
 		// The other way round, the token is not even spent.
 		imposter := w.add("a", func(n *node) { n.addresses = []string{"198.51.100.8:8443"} })
 		text = imposter.mustToken("b")
-		mustCode(t, b.redeem(text), federation.CodePeeredOtherwise)
+		var last Step
+		_, err = b.m.Establish(t.Context(), text, func(s Step) { last = s })
+		mustCode(t, err, federation.CodePeeredOtherwise)
+		if !strings.Contains(err.Error(), "here: tradewind peer remove a;") {
+			t.Errorf("%v", err)
+		}
+		if last.State != StepFailed || strings.Contains(last.Detail, "TW-") || strings.Contains(last.Detail, "fix:") {
+			t.Errorf("the step says %+v", last)
+		}
 		if got := imposter.tokenState(text); got != tokenIssued {
 			t.Errorf("the token is %s", got)
 		}
 
-		if err := a.m.Remove(t.Context(), "b"); err != nil {
+		if _, err := a.m.Remove(t.Context(), "b"); err != nil {
 			t.Fatal(err)
 		}
 		if err := rebuilt.redeem(a.mustToken("b")); err != nil {
@@ -319,6 +331,9 @@ func TestTokenLimits(t *testing.T) {
 		for _, ttl := range []time.Duration{-time.Second, time.Second, MaxTokenTTL + 1} {
 			_, _, err := a.m.GenerateToken(t.Context(), "b", ttl)
 			mustCode(t, err, federation.CodeTokenLifetime)
+			if !strings.Contains(err.Error(), "fix: tradewind peer generate-token b --ttl 15m)") {
+				t.Errorf("%v", err)
+			}
 		}
 		tooMany := strings.Split("a:1 a:1 a:1 a:1 a:1 a:1 a:1 a:1 a:1", " ")
 		for _, addresses := range [][]string{{"0.0.0.0:8443"}, {"nonsense"}, {"169.254.169.254:80"}, tooMany} {

@@ -58,6 +58,7 @@ type Trouble struct {
 	At   time.Time
 	Code federation.Code
 	Text string
+	Fix  string // what to do, when that is known
 }
 
 // liveStatus is what an owner reports. Its values are replaced, never changed.
@@ -163,9 +164,12 @@ func (p *peer) reportDue() time.Time {
 	return p.activity.reportAt
 }
 
-// trouble notes what stands in the way. A repetition is not logged again.
-func (p *peer) trouble(code federation.Code, text string) {
-	t := &Trouble{At: p.now(), Code: code, Text: text}
+// trouble notes what stands in the way.
+func (p *peer) trouble(code federation.Code, text string) { p.troubleWith(code, text, "") }
+
+// troubleWith is trouble that comes with what to do about it. A repetition is not logged again.
+func (p *peer) troubleWith(code federation.Code, text, fix string) {
+	t := &Trouble{At: p.now(), Code: code, Text: text, Fix: fix}
 	p.activity.dirty = true
 	p.m.mu.Lock()
 	before := p.status.err
@@ -184,7 +188,7 @@ func (m *Manager) alarm(region federation.Region, d *federation.Diagnostic) {
 	m.log.Error("peering alarm", "peer", string(region), "code", d.Code, "what", d.What, "why", d.Why)
 	m.mu.Lock()
 	if e := m.entries[region]; e != nil {
-		e.alarm = &Trouble{At: m.cfg.Now(), Code: d.Code, Text: joinText(d.What, d.Why)}
+		e.alarm = &Trouble{At: m.cfg.Now(), Code: d.Code, Text: d.Reason(), Fix: d.Fix}
 	}
 	m.mu.Unlock()
 	m.tell()

@@ -381,7 +381,7 @@ func TestTerminationIsStoredWhenTheStoreRecovers(t *testing.T) {
 		w.join(a, b)
 		a.await("b", federation.PeeringActive, 5*time.Second)
 		b.memory.FailWith(errors.New("no space left on device"))
-		if err := a.m.Remove(t.Context(), "b"); err != nil {
+		if _, err := a.m.Remove(t.Context(), "b"); err != nil {
 			t.Fatal(err)
 		}
 		pass(time.Minute)
@@ -417,6 +417,31 @@ func TestPeerThatRestartsUnnoticed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReachablePeerEndsASilentSession: once the peer is found reachable, a session that says nothing is not waited for.
+func TestReachablePeerEndsASilentSession(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		w.join(b, a)
+		pass(time.Minute)
+		before := a.show("b").Session
+		a.m.Nudge("b") // what speaks is left alone
+		pass(10 * time.Second)
+		if now := a.show("b").Session; now != before {
+			t.Errorf("before %+v, now %+v", before, now)
+		}
+		w.partition("a", "b")
+		b.stopSilently()
+		w.heal()
+		pass(time.Second)
+		a.m.Nudge("b")
+		b.start()
+		if took := a.await("b", federation.PeeringFailing, 3*time.Second); took > duplicateAge {
+			t.Errorf("noticed after %v", took)
+		}
+		a.await("b", federation.PeeringActive, time.Second)
+	})
 }
 
 func TestSecondSessionLosesToALivingOne(t *testing.T) {

@@ -165,12 +165,15 @@ func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, snap *route.
 	if e.Verdict == "" { // no peer was asked
 		m.explainNoCandidate(e, upstream)
 	}
+	if e.Decision.Rule == "" { // nobody serves it, and yet the caller wants to know whether it would be allowed to call
+		e.Decision = snap.ExplainAuthorize(id, r.Assurance, cmp.Or(r.Destination.Region, federation.Local), r.Destination.Service)
+	}
 }
 
 // explainNoCandidate finds the reason that weighs most when no region would be tried.
 func (m *Mesh) explainNoCandidate(e *Explanation, upstream *route.Upstream) {
 	if upstream == nil || len(upstream.Candidates) == 0 {
-		e.Verdict, e.Reason = VerdictUnreachable, fmt.Sprintf("no region that may serve it has %s", e.Destination)
+		e.Verdict, e.Reason = VerdictUnreachable, nobodyHas(e)
 		return
 	}
 	for _, c := range e.Candidates {
@@ -186,6 +189,15 @@ func (m *Mesh) explainNoCandidate(e *Explanation, upstream *route.Upstream) {
 			e.Verdict, e.Reason, e.Decision = VerdictDenied, c.Decision.Reason, *c.Decision
 		}
 	}
+}
+
+// nobodyHas says that the destination has no candidate at all.
+func nobodyHas(e *Explanation) string {
+	service := e.Destination.Service
+	if slices.ContainsFunc(e.Candidates, func(c Candidate) bool { return c.Total > 0 }) {
+		return fmt.Sprintf("no region that may serve the call has a service called %s", service)
+	}
+	return fmt.Sprintf("no region shows a service called %s", service)
 }
 
 // explainCandidate judges one region as a plan would.

@@ -54,7 +54,7 @@ func TestExplainSaysWhatWouldHappen(t *testing.T) {
 		{"denied", func() { aws.view.Intentions = nil; aws.intend("no deny web shop@*"); aws.publish() }, mesh.VerdictDenied, "aws",
 			`intention "no" denies`, ""},
 		{"nobody has it", func() { aws.view.Local, aws.view.Imports = nil, nil; aws.publish() }, mesh.VerdictUnreachable, "aws",
-			"no region that may serve it has shop", ""},
+			"no region shows a service called shop", ""},
 	}
 	for _, s := range steps {
 		s.change()
@@ -73,6 +73,24 @@ func TestExplainSaysWhatWouldHappen(t *testing.T) {
 		}
 		if chosen != s.chosen {
 			t.Errorf("%s: would go to %q, want %q", s.name, chosen, s.chosen)
+		}
+	}
+}
+
+// TestExplainOfAnUnknownService: a name with a slip of the pen; the intention is judged all the same.
+func TestExplainOfAnUnknownService(t *testing.T) {
+	noLeaks(t)
+	aws, _ := pair(t, instance(t, echo))
+	aws.intend("ghosts deny web ghost@*")
+	aws.publish()
+	for destination, rule := range map[string]string{"ghost": "ghosts", "ghost@gcp": "ghosts", "phantom": "default"} {
+		e := explain(t, aws, "web", destination)
+		service, _, _ := strings.Cut(destination, "@")
+		if e.Verdict != mesh.VerdictUnreachable || e.Reason != "no region shows a service called "+service {
+			t.Errorf("%s: %s, %s", destination, e.Verdict, e.Reason)
+		}
+		if e.Decision.Rule != rule || e.Decision.Allowed {
+			t.Errorf("%s: decision %+v", destination, e.Decision)
 		}
 	}
 }

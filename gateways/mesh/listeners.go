@@ -247,6 +247,9 @@ func bind(u *federation.Upstream) (*listener, *federation.Diagnostic) {
 		Fix:  "give it an address that is free and allowed",
 	}
 	switch {
+	case errors.Is(err, syscall.EADDRINUSE) && network == "unix" && !isSocket(address):
+		d.Why = fmt.Sprintf("%s exists and is no socket; it is left alone", address)
+		d.Fix = "move it away, or give the upstream another path"
 	case errors.Is(err, syscall.EADDRINUSE):
 		d.Why = "another process listens there"
 		d.Fix = fmt.Sprintf("see who it is with \"ss -xltnp | grep %s\" and stop it, or give the upstream another address "+
@@ -295,8 +298,7 @@ func listenUnix(path string) (net.Listener, error) {
 
 // stale reports whether path is a socket on which nobody listens.
 func stale(path string) bool {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode().Type() != fs.ModeSocket {
+	if !isSocket(path) {
 		return false
 	}
 	c, err := net.DialTimeout("unix", path, time.Second) // a full backlog blocks: then somebody does listen
@@ -305,4 +307,9 @@ func stale(path string) bool {
 		return false
 	}
 	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+func isSocket(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().Type() == fs.ModeSocket
 }

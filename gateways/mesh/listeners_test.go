@@ -155,6 +155,8 @@ func TestFileThatIsNoSocketIsLeftAlone(t *testing.T) {
 	aws.view.Upstreams = []federation.Upstream{upstreamAt("a", "unix:"+path)}
 	if problems := aws.publish(); len(problems) != 1 {
 		t.Fatalf("problems are %v", problems)
+	} else if d := problems[0]; !strings.Contains(d.Why, "is no socket") || strings.Contains(d.Fix, "ss ") {
+		t.Errorf("problem is %v", d)
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != "data" {
 		t.Errorf("the file is now %q, %v", b, err)

@@ -49,7 +49,7 @@ func (t *Transport) dialConn(ctx context.Context, c class, address string, conf 
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return nil, fmt.Errorf("dial gateway %s: %w", address, context.Cause(ctx))
 		}
-		last = dialDiagnostic(address, target, time.Since(start), err)
+		last = t.besideLoopback(target, dialDiagnostic(address, target, time.Since(start), err))
 		if ctx.Err() != nil {
 			break
 		}
@@ -66,6 +66,28 @@ func (t *Transport) dialOne(ctx context.Context, c class, target *net.UDPAddr, c
 		}
 	}
 	return nil, errNoFamily
+}
+
+// besideLoopback names the cause when nothing can come back from target: the socket is bound to loopback, and target is
+// elsewhere. An address of this very host is reached all the same, so it is said of an attempt that failed only.
+func (t *Transport) besideLoopback(target *net.UDPAddr, err error) error {
+	var d *federation.Diagnostic
+	if target.IP.IsLoopback() || !errors.As(err, &d) || d.Code != federation.CodeGatewaySilent {
+		return err
+	}
+	for _, s := range t.sockets {
+		bound, ok := s.conn.LocalAddr().(*net.UDPAddr)
+		if !s.reaches(target.IP.To4() != nil) {
+			continue
+		}
+		if !ok || !bound.IP.IsLoopback() {
+			return err
+		}
+		d.Why = fmt.Sprintf("this gateway is bound to the loopback address %v, from where no other host is reached", bound)
+		d.Fix = fmt.Sprintf("set mesh.listen in gateway.hcl to an address that peers can reach, such as \"0.0.0.0:%d\", and restart", bound.Port)
+		return d
+	}
+	return err
 }
 
 var errNoFamily = errors.New("no socket of this gateway can reach that kind of address")
@@ -103,6 +125,28 @@ func (t *Transport) resolve(ctx context.Context, address string) ([]*net.UDPAddr
 		return nil, bad(fmt.Sprintf("the name %s has no address", host), nil)
 	}
 	return targets, nil
+}
+
+// ofPeer is err, which ended an attempt to reach a gateway of peer, with what only the name of the peer allows to say: one that
+// refuses our certificate has most likely removed the peering while we could not be told.
+func ofPeer(peer federation.Region, err error) error {
+	var d *federation.Diagnostic
+	var transport *quic.TransportError
+	if !errors.As(err, &d) || !errors.As(err, &transport) || !transport.Remote || !refusesCertificate(transport.ErrorCode) {
+		return err
+	}
+	named := *d
+	named.Code = federation.CodePeerRefusesUs
+	named.Fix = fmt.Sprintf("if it was removed there: tradewind peer remove %s; else make a new token there and establish again", peer)
+	return &named
+}
+
+func refusesCertificate(code quic.TransportErrorCode) bool {
+	switch code - cryptoError {
+	case alertBadCertificate, alertCertUnknown, alertUnknownCA, alertAccessDenied:
+		return code >= cryptoError
+	}
+	return false
 }
 
 // dialDiagnostic says why gateway address, tried at target, was not reached.
@@ -143,6 +187,11 @@ const (
 	cryptoError       = 0x100 // RFC 9001, section 4.8: the alert is added to it
 	alertNoProtocol   = 120
 	alertCertRequired = 116
+
+	alertBadCertificate = 42
+	alertCertUnknown    = 46
+	alertUnknownCA      = 48
+	alertAccessDenied   = 49
 )
 
 func describeTransport(d *federation.Diagnostic, e *quic.TransportError) {

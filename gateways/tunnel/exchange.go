@@ -50,7 +50,7 @@ func (t *Transport) DialExchange(ctx context.Context, peer federation.Region, ad
 	start := time.Now()
 	conn, err := t.dialConn(ctx, classExchange, addr, conf, handshakeLimit)
 	if err != nil {
-		return nil, err
+		return nil, ofPeer(peer, err)
 	}
 	live, err := t.identify(conn, classExchange)
 	if err == nil && live.region != peer {
@@ -76,7 +76,7 @@ func (t *Transport) DialExchange(ctx context.Context, peer federation.Region, ad
 		}
 	}
 	_ = conn.CloseWithError(closeProtocol, "exchange did not start")
-	return nil, dialDiagnostic(addr, conn.RemoteAddr(), time.Since(start), err)
+	return nil, ofPeer(peer, dialDiagnostic(addr, conn.RemoteAddr(), time.Since(start), err))
 }
 
 // acceptExchange serves one incoming session for as long as OnExchange wants it.

@@ -164,7 +164,8 @@ func TestRejectedCertificateIsADialError(t *testing.T) {
 	exchanging(t, func(t *testing.T, p *pair, dialled, accepted *ExchangeSession) {
 		p.east.trust.distrust(t, west)
 		_, err := p.west.DialExchange(t.Context(), east, "192.0.2.1:8443")
-		if federation.CodeOf(err) != federation.CodeGatewayTLS || !strings.Contains(err.Error(), "refused this gateway's certificate") {
+		if federation.CodeOf(err) != federation.CodePeerRefusesUs || !strings.Contains(err.Error(), "refused this gateway's certificate") ||
+			!strings.Contains(err.Error(), "tradewind peer remove east;") {
 			t.Errorf("%v", err)
 		}
 		if n := p.east.Rejudge(); n != 1 {

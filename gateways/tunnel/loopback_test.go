@@ -408,3 +408,28 @@ func BenchmarkBulk(b *testing.B) {
 	b.StopTimer()
 	_ = f.Close()
 }
+
+func TestBoundToLoopbackIsSaid(t *testing.T) {
+	a := newAuthority(t, east)
+	introduce(t, a, newAuthority(t, west))
+	g, err := New(Config{Listen: "127.0.0.1:0", Trust: a.Authority})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	limited, stop := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer stop()
+	for address, told := range map[string]bool{"192.0.2.1:8443": true, "127.0.0.1:9": false} {
+		_, err := g.DialExchange(limited, west, address)
+		if federation.CodeOf(err) != federation.CodeGatewaySilent || strings.Contains(err.Error(), "mesh.listen") != told ||
+			strings.Contains(err.Error(), "bound to the loopback address 127.0.0.1") != told {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

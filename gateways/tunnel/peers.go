@@ -41,7 +41,10 @@ type peer struct {
 }
 
 // failure is an attempt to reach a gateway that failed.
-type failure struct{ address, reason string }
+type failure struct {
+	address, reason string
+	diagnostic      *federation.Diagnostic // nil: err was none
+}
 
 // peerOf returns the entry of region, made when there is none.
 func (t *Transport) peerOf(region federation.Region) *peer {
@@ -156,7 +159,8 @@ type Path struct {
 	Since     time.Time     // of the last change of Up
 	Sessions  int
 	Flows     int
-	LastError string // why the last attempt of this gateway to reach the peer failed, also while the peer reaches this one
+	LastError string                 // why the last attempt of this gateway to reach the peer failed, also while the peer reaches this one
+	Problem   *federation.Diagnostic // LastError with its code and fix; nil when it has none; not to be changed
 }
 
 // Path returns the state of the way to peer; of an unknown one it is down. It is cheap enough for every connection.
@@ -175,7 +179,7 @@ func (p *peer) path() Path {
 		path.Flows += int(s.flows.Load())
 	}
 	if f := p.failed.Load(); f != nil {
-		path.LastError = f.reason
+		path.LastError, path.Problem = f.reason, f.diagnostic
 	}
 	s := p.best(nil)
 	if s == nil {
@@ -366,12 +370,15 @@ func (p *peer) noteFailure(ctx context.Context, address, said string, err error)
 		return said
 	}
 	p.failures.Add(1)
-	reason := err.Error()
-	p.failed.Store(&failure{address: address, reason: reason})
-	if reason != said {
+	f := &failure{address: address, reason: err.Error()}
+	if errors.As(err, &f.diagnostic) {
+		f.reason = f.diagnostic.Reason()
+	}
+	p.failed.Store(f)
+	if f.reason != said {
 		p.t.log.Warn("gateway of peer not reached, trying on", "peer", p.region, "address", address, "err", err)
 	}
-	return reason
+	return f.reason
 }
 
 // renewal is when s has to be looked at again.
@@ -406,6 +413,9 @@ func (t *Transport) noPath(region federation.Region) error {
 	if p := t.peer(region); p != nil {
 		if f := p.failed.Load(); f != nil {
 			d.Why = f.reason
+			if f.diagnostic != nil && f.diagnostic.Fix != "" {
+				d.Fix = f.diagnostic.Fix
+			}
 		} else if len(*p.table.Load()) > 0 {
 			d.Why = "its gateways are draining or at their limit of flows"
 		} else {

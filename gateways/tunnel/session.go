@@ -117,7 +117,7 @@ func (t *Transport) dialSession(ctx context.Context, region federation.Region, a
 	conf, shown := noteShown(conf)
 	conn, err := t.dialConn(ctx, classFlow, address, conf, limit)
 	if err != nil {
-		return nil, err
+		return nil, ofPeer(region, err)
 	}
 	live, err := t.identify(conn, classFlow)
 	if err == nil && live.region != region {
@@ -136,7 +136,7 @@ func (t *Transport) dialSession(ctx context.Context, region federation.Region, a
 		err = cause
 	}
 	_ = conn.CloseWithError(closeProtocol, "session did not start")
-	return nil, dialDiagnostic(address, conn.RemoteAddr(), time.Since(start), err)
+	return nil, ofPeer(region, dialDiagnostic(address, conn.RemoteAddr(), time.Since(start), err))
 }
 
 // noteShown makes conf note when the certificate runs out that it shows: the other end judges the session by that one.

@@ -74,8 +74,11 @@ type PeerListResponse struct {
 	Peerings List[Peering] `json:"peerings"`
 }
 
-// PeerRemoveResponse is empty: the peering and its imports are gone.
-type PeerRemoveResponse struct{}
+// PeerRemoveResponse says that the peering and its imports are gone.
+type PeerRemoveResponse struct {
+	// Told: the peer knows, or there was nothing to tell it. Otherwise it shows the peering as Failing until it is removed there.
+	Told bool `json:"told"`
+}
 
 // Peering is one peering as it is now.
 type Peering struct {

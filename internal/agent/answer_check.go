@@ -14,6 +14,7 @@ import (
 	"github.com/tradewind-mesh/tradewind/federation/controlplane"
 	"github.com/tradewind-mesh/tradewind/federation/peering"
 	"github.com/tradewind-mesh/tradewind/federation/trust"
+	"github.com/tradewind-mesh/tradewind/gateways/tunnel"
 	"github.com/tradewind-mesh/tradewind/internal/admin"
 )
 
@@ -235,7 +236,7 @@ func (a *Agent) checkPeer(p peering.PeeringStatus) []admin.CheckResult {
 	if p.State != federation.PeeringActive {
 		state = &federation.Diagnostic{Code: "TW-8919", What: "the peering with " + name + " is " + p.State.String(), Why: p.Reason, Fix: "tradewind peer show " + name}
 		if p.LastError != nil {
-			state.Code, state.Why = p.LastError.Code, p.LastError.Text
+			state.Code, state.Why, state.Fix = p.LastError.Code, p.LastError.Text, firstOf(p.LastError.Fix, state.Fix)
 		}
 	}
 	results := []admin.CheckResult{judged(name+" session", admin.CheckFail, state), judged(name+" path", admin.CheckFail, a.pathTrouble(p.Region))}
@@ -256,16 +257,24 @@ func (a *Agent) checkPeer(p peering.PeeringStatus) []admin.CheckResult {
 	}
 	if p.Alarm != nil {
 		results = append(results, admin.Failed(name, admin.CheckWarn, &federation.Diagnostic{Code: p.Alarm.Code, What: p.Alarm.Text,
-			Why: "noticed " + age(p.Alarm.At), Fix: "tradewind help " + string(p.Alarm.Code)}))
+			Why: "noticed " + age(p.Alarm.At), Fix: firstOf(p.Alarm.Fix, "tradewind help "+string(p.Alarm.Code))}))
 	}
 	return results
 }
 
 func (a *Agent) pathTrouble(peer federation.Region) *federation.Diagnostic {
-	path := a.tunnel.Path(peer)
+	return pathDown(a.tunnel.Path(peer))
+}
+
+// pathDown is nil while path is up. The attempt that failed last knows best what to do about it.
+func pathDown(path tunnel.Path) *federation.Diagnostic {
 	if path.Up {
 		return nil
 	}
-	return &federation.Diagnostic{Code: "TW-8922", What: "no way for traffic to " + string(peer), Why: path.LastError,
-		Fix: "check that UDP to its mesh port is open: tradewind peer show " + string(peer)}
+	d := &federation.Diagnostic{Code: "TW-8922", What: "no way for traffic to " + string(path.Peer), Why: path.LastError,
+		Fix: "check that UDP to its mesh port is open: tradewind peer show " + string(path.Peer)}
+	if path.Problem != nil && path.Problem.Fix != "" {
+		d.Fix = path.Problem.Fix
+	}
+	return d
 }

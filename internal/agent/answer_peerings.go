@@ -78,10 +78,11 @@ func (a *Agent) PeerResume(ctx context.Context, r *admin.PeerRequest) (*admin.Pe
 
 // PeerRemove implements admin.Peerings.
 func (a *Agent) PeerRemove(ctx context.Context, r *admin.PeerRequest) (*admin.PeerRemoveResponse, error) {
-	if err := a.peers.Remove(ctx, r.Peer); err != nil {
+	told, err := a.peers.Remove(ctx, r.Peer)
+	if err != nil {
 		return nil, known(err)
 	}
-	return &admin.PeerRemoveResponse{}, a.plane.Settle(ctx)
+	return &admin.PeerRemoveResponse{Told: told}, a.plane.Settle(ctx)
 }
 
 func (a *Agent) answerPeer(s peering.PeeringStatus, err error) (*admin.Peering, error) {
@@ -125,7 +126,8 @@ func (a *Agent) peering(s peering.PeeringStatus) admin.Peering {
 
 func trouble(severity admin.Severity, peer federation.Region, t *peering.Trouble) *admin.Problem {
 	return &admin.Problem{Severity: severity, Code: t.Code, What: t.Text, Peer: peer,
-		Why: "noticed " + time.Since(t.At).Round(time.Second).String() + " ago", Fix: "tradewind peer show " + string(peer)}
+		Why: "noticed " + time.Since(t.At).Round(time.Second).String() + " ago",
+		Fix: firstOf(t.Fix, "tradewind peer show "+string(peer))}
 }
 
 func importStatus(s exchange.Status) admin.ImportStatus {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 
+	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/federation/controlplane"
 	"github.com/tradewind-mesh/tradewind/internal/admin"
 )
@@ -30,7 +31,28 @@ func (a *Agent) ApplyResources(ctx context.Context, r *admin.ChangeRequest) (*ad
 	if err != nil {
 		return nil, err
 	}
-	return planOf(plan), a.plane.Settle(ctx)
+	if err := a.plane.Settle(ctx); err != nil {
+		return planOf(plan), err
+	}
+	plan.Warnings = append(plan.Warnings, a.unbound(r.Put)...)
+	return planOf(plan), nil
+}
+
+// unbound is why upstreams among put are not where they should be: only binding an address tells.
+func (a *Agent) unbound(put []federation.Resource) []*federation.Diagnostic {
+	wanted := map[string]bool{}
+	for _, r := range put {
+		if r.Kind == federation.KindUpstream {
+			wanted[r.Name] = true
+		}
+	}
+	var problems []*federation.Diagnostic
+	for _, l := range a.mesh.Listeners() {
+		if l.Problem != nil && wanted[l.Upstream.Name] {
+			problems = append(problems, l.Problem)
+		}
+	}
+	return problems
 }
 
 // DeleteResources implements admin.Resources.
