@@ -57,7 +57,8 @@ type Close struct {
 	Reason string // for the peer's operator, at most 200 octets
 }
 
-// Publish replaces what the peer shows us; nil withdraws it.
+// Publish replaces what the peer shows us; nil withdraws it. Its Epoch, Seq and AsOf are those of the moment it was published:
+// it is not published again because they moved on. Status has the present ones.
 type Publish struct{ Import *federation.Import }
 
 // HealthChanged says that lanes of the import published last have changed.

@@ -110,6 +110,9 @@ func (m *Machine) replace(r *importRow, p *prepared) {
 	r.truth = nil
 	m.unghost(r.wire)
 	m.caughtUp(r, p.hv)
+	if _, withdrawn := m.imp.gone[r.wire]; withdrawn {
+		m.show(r, nil) // the brake must not bring back what was withdrawn, now that it is exported anew
+	}
 	if r.shown == nil {
 		delete(m.brake.held, r)
 		m.show(r, svc)
@@ -185,7 +188,7 @@ func (m *Machine) sweep(r *importRow) {
 		return
 	}
 	healthy, _ := r.shown.Lane.Sum()
-	if !m.imp.hidden(r) && !m.lose(r, uint64(healthy), uint64(healthy)) {
+	if !m.lose(r, uint64(healthy), uint64(healthy)) {
 		m.ghosts[r.wire] = r
 		return
 	}
@@ -199,6 +202,7 @@ func (m *Machine) unghost(wire string) {
 		delete(m.ghosts, wire)
 		delete(m.brake.held, g)
 		m.show(g, nil)
+		m.urgentPublish = true
 	}
 }
 

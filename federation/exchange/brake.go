@@ -48,7 +48,7 @@ func (b *brake) recent(now time.Time) uint64 {
 // lose asks whether r may be shown with loss endpoints fewer than the shown it has. If not, r is held.
 func (m *Machine) lose(r *importRow, loss, shown uint64) bool {
 	b := &m.brake
-	if loss == 0 || m.now.Before(b.drainUntil) {
+	if loss == 0 || m.now.Before(b.drainUntil) || m.imp.hidden(r) {
 		return true
 	}
 	if _, held := b.held[r]; held {
@@ -119,22 +119,18 @@ func (m *Machine) release(r *importRow) {
 
 // releaseDue ends holds that are over; all of them when every is set.
 func (m *Machine) releaseDue(every bool) {
-	over := every || !m.brake.until.IsZero() && !m.now.Before(m.brake.until)
 	if len(m.brake.held) > 0 {
 		rows := slices.SortedFunc(maps.Keys(m.brake.held), func(a, b *importRow) int {
 			return cmp.Or(cmp.Compare(a.wire, b.wire), cmp.Compare(a.seq, b.seq))
 		})
 		for _, r := range rows {
-			if over || !m.now.Before(m.brake.held[r]) {
+			if every || !m.now.Before(m.brake.held[r]) {
 				m.release(r)
 			}
 		}
 	}
-	if over || len(m.brake.held) == 0 {
+	if len(m.brake.held) == 0 {
 		m.brake.until = time.Time{}
-	}
-	if over {
-		clear(m.brake.lost[:])
 	}
 }
 

@@ -28,7 +28,8 @@ func describe(s Send) string {
 	switch k {
 	case kindHello:
 		h, _ := decodeHello(b)
-		return fmt.Sprintf("hello from %s epoch %s; of you: knows %s, has %s", h.region, shortEpoch(h.epoch), shortEpoch(h.known), shortCursor(h.cursor))
+		return fmt.Sprintf("hello from %s epoch %s; of you: knows %s, has %s", h.region, shortEpoch(h.epoch),
+			shortEpoch(h.known), shortCursor(h.cursor))
 	case kindSync:
 		q, _ := decodeSync(b)
 		return fmt.Sprintf("sync %d %s from %s", q.sub, [...]string{"auto", "reconcile", "snapshot"}[q.mode], shortCursor(q.cursor))
@@ -182,7 +183,8 @@ func describeServices(i *federation.Import) (out string) {
 
 func describeStatus(e *storyEnd) string {
 	s := e.m.Status()
-	out := fmt.Sprintf("%s is %v, phase %s, applied %s, head %s", e.name, s.State, s.Import.Phase, shortCursor(s.Import.Applied), shortCursor(s.Import.Head))
+	out := fmt.Sprintf("%s is %v, phase %s, applied %s, head %s", e.name, s.State, s.Import.Phase,
+		shortCursor(s.Import.Applied), shortCursor(s.Import.Head))
 	if s.Import.Lagging {
 		out += ", LAGGING"
 	}
@@ -248,6 +250,8 @@ func forgeFrame(s *story, e *storyEnd, words []string) (Lane, []byte) {
 		}))
 	case "nack":
 		return LaneControl, frame(kindNack, appendRefusal(nil, "web", n["web"]))
+	case "withdraw":
+		return LaneUrgent, frame(kindWithdraw, appendGone(nil, "web", n["web"]))
 	case "junk":
 		b, _ := hex.DecodeString(text["hex"])
 		return Lane(n["lane"]), b

@@ -18,9 +18,14 @@ const (
 // alone: the news is of a tenant that came after the row we have, or went before it.
 func (m *Machine) onHealth(b []byte) {
 	s := m.sess
-	slots, statements := 0, 0
+	slots, statements, introduced := 0, 0, 0
 	err := decodeHealth(b, func(st statement) error {
-		statements++
+		if statements++; len(st.service) > 0 {
+			introduced++
+		}
+		if introduced > maxNamesPerFrame {
+			return errCount
+		}
 		h, err := s.handleOf(st, m.lim)
 		if err != nil {
 			return err

@@ -107,7 +107,7 @@ func (m *Machine) flush() {
 	o.flushed = m.now
 	o.budget.fill(m.now)
 	var message []byte
-	frames, done := 0, 0
+	frames, done, statements := 0, 0, 0
 	var later []*exportRow
 	for _, r := range o.queue {
 		if frames == healthFrames || o.budget.tokens < 0 {
@@ -126,10 +126,10 @@ func (m *Machine) flush() {
 		for first, rest := true, r.news(); first || len(rest) > 0; first = false {
 			n := min(len(rest), slotsPerPiece)
 			b := m.statement(r, rest[:n])
-			if len(message)+len(b) > fullFrame {
+			if statements++; len(message) > 0 && (len(message)+len(b) > fullFrame || statements > maxNamesPerFrame) {
 				m.send(LaneHealth, frame(kindHealth, message))
 				frames++
-				message = nil
+				message, statements = nil, 1
 			}
 			message = append(message, b...)
 			o.budget.owe(m.now, n+1)

@@ -7,7 +7,7 @@ type Limits struct {
 	Services        int // rows of a peer
 	Slots           int // slots of a peer, over all its services
 	SlotsPerService int
-	Bytes           int // memory account of one peer's import, staging included
+	Bytes           int // memory of one peer's import; a reconciliation may hold as much again until its barrier
 	Quarantined     int // bad rows remembered; more end the session
 	BundleBytes     int
 	Tombstones      int           // of our own export

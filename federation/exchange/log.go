@@ -146,9 +146,8 @@ func exportable(svc *federation.ExportedService, limits Limits) string {
 	return ""
 }
 
-// put makes svc the newest row, unless it says what is there already; it reports whether anything changed. svc must be
-// exportable.
-func (l *exportLog) put(svc *federation.ExportedService) (*exportRow, bool) {
+// put makes svc, which must be exportable, the newest row.
+func (l *exportLog) put(svc *federation.ExportedService) *exportRow {
 	r := l.rows[svc.Name]
 	if r == nil {
 		if r = l.restored[svc.Name]; r == nil {
@@ -156,9 +155,6 @@ func (l *exportLog) put(svc *federation.ExportedService) (*exportRow, bool) {
 		}
 		delete(l.restored, svc.Name)
 		l.rows[svc.Name] = r
-	} else if r.same(svc) {
-		r.slots = svc.Slots
-		return r, false
 	}
 	switch {
 	case r.gone():
@@ -175,7 +171,7 @@ func (l *exportLog) put(svc *federation.ExportedService) (*exportRow, bool) {
 	r.hash = l.hasher.row(l.origin, r.wire, l.bodyOf(r))
 	l.digest = l.digest.add(r.hash)
 	l.touch(r)
-	return r, true
+	return r
 }
 
 // place gives every slot of a row its number and generation. A slot that stays keeps both, and its health; new ones take the

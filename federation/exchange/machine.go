@@ -34,7 +34,8 @@ type Machine struct {
 
 	// What we show the peer.
 	log      exportLog
-	ready    bool // SetExport was called: log is what we show, and not just empty
+	view     []federation.ExportedService // as SetExport had it
+	ready    bool                         // SetExport was called: log is what we show, and not just empty
 	bundle   []byte
 	refused  map[string]RowTrouble
 	acked    time.Time // when the peer last acknowledged something new
@@ -98,8 +99,8 @@ func New(cfg Config, saved []byte) (*Machine, error) {
 		return m, nil
 	}
 	if err := m.restore(saved); err != nil {
-		return newMachine(cfg), &federation.Diagnostic{Code: DiagSaved, What: "the saved import of peer " + string(cfg.Peer) + " could not be read",
-			Why: err.Error(), Fix: "nothing: it is fetched again", Err: err}
+		return newMachine(cfg), &federation.Diagnostic{Code: DiagSaved, Why: err.Error(), Fix: "nothing: it is fetched again", Err: err,
+			What: "the saved import of peer " + string(cfg.Peer) + " could not be read"}
 	}
 	return m, nil
 }
@@ -164,52 +165,89 @@ func (m *Machine) Tick(now time.Time) []Action {
 
 // SetExport replaces what the peer may see: a service that view does not have is no longer exported, and one that has no
 // instances has to be in view without slots. Until it is first called, the peer is told nothing. The machine keeps view; it
-// must not change afterwards.
+// must not change afterwards, and whatever did not change is best passed as the very same slice.
 func (m *Machine) SetExport(now time.Time, view federation.ExportView) []Action {
 	m.input(now)
-	in := make(map[federation.ServiceName]struct{}, len(view.Services))
-	for i := range view.Services {
-		svc := &view.Services[i]
-		in[svc.Name] = struct{}{}
-		if why := exportable(svc, m.lim); why != "" {
-			m.alarm(DiagExport, "service "+svc.Name.String()+" cannot be exported to "+string(m.cfg.Peer), why)
-			continue
-		}
-		r, changed := m.log.put(svc)
-		if changed {
-			delete(m.refused, r.wire)
-			m.rowsMoved = true
-		}
-		m.setTruth(r, svc.Slots)
+	if !m.ready || !sameSlice(view.Services, m.view) {
+		m.setView(view.Services)
 	}
+	return m.act()
+}
+
+// setView compares two sorted views, service by service. What is the very same slice is not looked into: a region of 10,000
+// services tells 100 peers of every change.
+func (m *Machine) setView(next []federation.ExportedService) {
+	byName := func(a, b federation.ExportedService) int { return a.Name.Compare(b.Name) }
+	if !slices.IsSortedFunc(next, byName) {
+		next = slices.Clone(next)
+		slices.SortStableFunc(next, byName)
+	}
+	old := m.view
 	var gone []*exportRow
-	for r := m.log.first; r != nil; r = r.next {
-		if _, ok := in[r.name]; !ok && !r.gone() {
-			gone = append(gone, r)
+	for i := range next {
+		svc := &next[i]
+		for len(old) > 0 && old[0].Name.Compare(svc.Name) < 0 {
+			gone = m.leaves(gone, old[0].Name)
+			old = old[1:]
 		}
+		if len(old) > 0 && old[0].Name == svc.Name {
+			same := old[0].Protocol == svc.Protocol && old[0].Detail == svc.Detail && sameSlice(old[0].Slots, svc.Slots)
+			if old = old[1:]; same {
+				continue
+			}
+		}
+		m.present(svc)
+	}
+	for _, svc := range old {
+		gone = m.leaves(gone, svc.Name)
 	}
 	m.withdraw(gone)
-	m.ready = true
+	m.view, m.ready = next, true
 	if m.sess != nil && m.sess.send.pending != nil {
 		m.serve(*m.sess.send.pending)
 	}
-	m.out.slots = 0
-	for _, r := range m.log.rows {
-		m.out.slots += len(r.slots)
+}
+
+func sameSlice[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
+
+// leaves adds the row of a service that is no longer shown.
+func (m *Machine) leaves(gone []*exportRow, name federation.ServiceName) []*exportRow {
+	if r := m.log.rows[name]; r != nil && !r.gone() {
+		gone = append(gone, r)
 	}
-	return m.act()
+	return gone
+}
+
+// present makes the row of svc say what svc says.
+func (m *Machine) present(svc *federation.ExportedService) {
+	r := m.log.rows[svc.Name]
+	if r == nil || !r.same(svc) {
+		if why := exportable(svc, m.lim); why != "" {
+			m.alarm(DiagExport, "service "+svc.Name.String()+" cannot be exported to "+string(m.cfg.Peer), why)
+			return
+		}
+		if r != nil {
+			m.out.slots -= len(r.slots)
+			delete(m.refused, r.wire)
+		}
+		r = m.log.put(svc)
+		m.out.slots += len(r.slots)
+		m.rowsMoved = true
+	}
+	m.setTruth(r, svc.Slots)
 }
 
 // withdraw takes rows out of the export, and tells the peer ahead of their tombstones.
 func (m *Machine) withdraw(rows []*exportRow) {
 	var b []byte
-	for _, r := range rows {
+	for i, r := range rows {
 		m.forgetHandle(r)
 		delete(m.refused, r.wire)
+		m.out.slots -= len(r.slots)
 		m.log.remove(r, m.now)
 		m.rowsMoved = true
 		b = appendGone(b, r.wire, r.seq)
-		if len(b) > fullFrame {
+		if i%maxNamesPerFrame == maxNamesPerFrame-1 {
 			m.sendWithdraw(b)
 			b = nil
 		}

@@ -1,7 +1,6 @@
 package exchange
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -70,8 +69,105 @@ func (e *end) octets() (n int) {
 	return n
 }
 
-func TestAServiceOfFiveThousandSlotsTravelsInParts(t *testing.T) {
+func TestASingleChangeOfHealthLeavesAtOnceAndIsSmall(t *testing.T) {
 	p := newPair(t)
+	p.up(many(100, 10))
+	p.run(time.Second)
+	p.a.take(p.a.m.SetHealth(p.now, name("svc-00007"), []federation.ExportedSlot{slot("i-0000000000000003", 0, 1)})) // introduces
+	p.run(time.Second)
+	p.a.octets()
+	p.a.take(p.a.m.SetHealth(p.now, name("svc-00007"), []federation.ExportedSlot{slot("i-0000000000000003", 1, 1)}))
+	if n := p.a.octets(); n == 0 || n > 24 {
+		t.Errorf("one change took %d octets, at most 24 are allowed, and it has to leave at once", n)
+	}
+	p.settle()
+	if got := p.b.imp.Service(name("svc-00007")).Lane.Load(3); got.Healthy != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestVersionsAndRegionsThatDoNotFit(t *testing.T) {
+	good := hello{versionMin: 1, versionMax: 1, region: []byte("east"), epoch: federation.Epoch{Counter: 1}, window: 4}
+	for _, c := range []struct {
+		what string
+		edit func(*hello)
+		code uint64
+	}{
+		{"a later version only", func(h *hello) { h.versionMin, h.versionMax = 2, 3 }, CodeVersion},
+		{"another region", func(h *hello) { h.region = []byte("north") }, CodeWrongPeer},
+		{"no epoch", func(h *hello) { h.epoch = federation.Epoch{} }, CodeMalformed},
+		{"no window", func(h *hello) { h.window = 0 }, CodeMalformed},
+	} {
+		m, _ := New(testConfig("west", "east", 1), nil)
+		e := &end{m: m}
+		e.take(m.Connected(epoch0))
+		h := good
+		c.edit(&h)
+		e.take(m.Receive(epoch0, LaneControl, h.frame()))
+		if e.closed == nil || e.closed.Code != c.code {
+			t.Errorf("%s: closed %+v, want %s", c.what, e.closed, CodeName(c.code))
+		}
+	}
+}
+
+func TestNoGreetingNoHeartbeat(t *testing.T) {
+	m, _ := New(testConfig("west", "east", 1), nil)
+	e := &end{m: m}
+	e.take(m.Connected(epoch0))
+	e.take(m.Tick(epoch0.Add(5 * time.Second)))
+	if e.closed == nil || e.closed.Code != CodeSilent {
+		t.Errorf("no greeting: %+v", e.closed)
+	}
+	e.closed = nil
+	e.take(m.Connected(epoch0.Add(10 * time.Second)))
+	e.take(m.Receive(epoch0.Add(10*time.Second), LaneHealth, frame(kindHealth, nil)))
+	if e.closed == nil || e.closed.Code != CodeMalformed {
+		t.Errorf("health before the greeting: %+v", e.closed)
+	}
+}
+
+func TestWhatCannotBeExportedIsNotAndWhatWasStays(t *testing.T) {
+	p := newPair(t)
+	p.up(view(exported("web", slot("i-1", 1, 1))))
+	bad := exported("web", slot("i-1", 1, 1), slot("i-\n", 1, 1))
+	p.export(view(bad))
+	p.run(time.Second)
+	if !slices.Contains(p.a.alarms(), DiagExport) || len(p.b.imp.Service(name("web")).Slots) != 1 {
+		t.Errorf("alarms %v, west has %s", p.a.alarms(), describeImport(p.b.imp))
+	}
+}
+
+func TestClocksThatDifferRaiseAnAlarm(t *testing.T) {
+	p := newPair(t)
+	p.up(view())
+	for range 20 {
+		p.now = p.now.Add(time.Second)
+		f := head{cursor: p.a.m.log.cursor(), time: p.now.Add(42 * time.Second).UnixNano()}.frame()
+		p.b.take(p.b.m.Receive(p.now, LaneControl, f))
+	}
+	if off := p.b.m.Status().ClockOffset; off != 42*time.Second || !slices.Contains(p.b.alarms(), DiagClock) {
+		t.Errorf("offset %v, alarms %v", off, p.b.alarms())
+	}
+}
+
+func TestSlotsThatFlappedAreForgotten(t *testing.T) {
+	m, _ := New(testConfig("east", "west", 1), nil)
+	v := many(10, 2000)
+	m.SetExport(epoch0, v)
+	now := epoch0
+	for _, s := range v.Services {
+		for i := range s.Slots {
+			m.SetHealth(now, s.Name, []federation.ExportedSlot{slot(s.Slots[i].Key, 0, 1)})
+		}
+		now = now.Add(20 * time.Second)
+	}
+	if n := len(m.out.damping.slots); n > 2*dampersToForget {
+		t.Errorf("%d dampers are kept after 20,000 slots changed one by one", n)
+	}
+}
+
+func TestAServiceOfFiveThousandSlotsTravelsInParts(t *testing.T) {
+	p := limited(t, Limits{Window: 2})
 	svc := exported("big")
 	for i := range 5000 {
 		svc.Slots = append(svc.Slots, slot(fmt.Sprintf("i-%05d-%s", i, strings.Repeat("x", 60)), uint32(i%2), 1))
@@ -89,7 +185,10 @@ func TestAServiceOfFiveThousandSlotsTravelsInParts(t *testing.T) {
 	svc.Slots = slices.Clone(svc.Slots)
 	svc.Slots[0].Weight = 7
 	p.a.take(p.a.m.SetExport(p.now, view(svc, exported("small", slot("i-1", 1, 1)))))
+	p.now = p.now.Add(10 * time.Millisecond) // two parts are on their way, the others wait for an acknowledgement
 	p.a.take(p.a.m.SetHealth(p.now, name("big"), []federation.ExportedSlot{slot(svc.Slots[0].Key, 1, 1)}))
+	p.now = p.now.Add(10 * time.Millisecond)
+	p.a.take(p.a.m.Tick(p.now))
 	p.run(2 * time.Second)
 	got = p.b.imp.Service(name("big"))
 	if got.Slots[0].Weight != 7 || got.Lane.Load(0).Healthy != 1 {
@@ -252,200 +351,6 @@ func TestWhoHoldsAnOldServiceSeesNewHealth(t *testing.T) {
 	p.settle()
 	if now := p.b.imp.Service(name("web")); now == old || now.Slots[1].Weight != 200 || now.Lane != old.Lane || old.Lane.Load(0).Healthy != 0 {
 		t.Errorf("old %+v, new %+v", old, now)
-	}
-}
-
-func TestSavedSurvivesARestartAndNothingElseDoes(t *testing.T) {
-	p := newPair(t)
-	p.up(view(exported("web", slot("i-1", 1, 1), slot("i-2", 0, 1)), exported("prod/db", slot("d", 3, 5))))
-	p.export(view(exported("web", slot("i-2", 0, 1), slot("i-3", 1, 1)), exported("prod/db", slot("d", 3, 5))))
-	p.run(time.Second)
-	saved := p.b.m.Saved()
-	m, err := New(testConfig("west", "east", 2), saved)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &end{m: m}
-	b.take(m.Tick(p.now))
-	if b.imp == nil || b.imp.Freshness != federation.FreshnessStale || describeServices(b.imp) != describeServices(p.b.imp) {
-		t.Fatalf("restored %s, was %s", describeImport(b.imp), describeImport(p.b.imp))
-	}
-	if m.imp.applied != p.b.m.imp.applied || string(m.Saved()) != string(saved) {
-		t.Error("what is saved again is not what was saved")
-	}
-	for i := range saved {
-		broken := slices.Clone(saved)
-		broken[i] ^= 0x20
-		m, err := New(testConfig("west", "east", 2), broken)
-		var d *federation.Diagnostic
-		if !errors.As(err, &d) || d.Code != DiagSaved {
-			t.Fatalf("octet %d damaged: %v", i, err)
-		}
-		e := &end{m: m}
-		if e.take(m.Tick(p.now)); e.imp != nil || m.imp.applied.Seq != 0 {
-			t.Fatalf("octet %d damaged: the machine is not empty", i)
-		}
-	}
-	for i := range saved {
-		if _, err := New(testConfig("west", "east", 2), saved[:i]); err == nil {
-			t.Fatalf("cut after %d octets: no error", i)
-		}
-	}
-}
-
-func TestARestartedSenderKeepsItsSlots(t *testing.T) {
-	p := newPair(t)
-	p.up(view(exported("web", slot("i-1", 1, 1), slot("i-2", 1, 1))))
-	v := view(exported("web", slot("i-0", 1, 1), slot("i-2", 1, 1)), exported("db"))
-	p.export(v)
-	p.run(time.Second)
-	m, err := New(testConfig("east", "west", 2), p.a.m.Saved())
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.a = &end{m: m}
-	p.export(v)
-	p.b.frames()
-	p.connect()
-	p.run(time.Second)
-	if n := p.a.frames(); n[kindRows] != 0 || n[kindDigests] != 0 || n[kindBarrier] != 1 {
-		t.Errorf("after a restart without a change: %v", n)
-	}
-}
-
-// A restart of the origin moves at most 1 KiB of catalog, and a reconciliation about as much as what differs.
-func TestWhatAResyncCosts(t *testing.T) {
-	for _, changed := range []int{0, 1, 10, 100} {
-		p := newPair(t)
-		v := many(10_000, 1)
-		p.up(v)
-		p.run(time.Second)
-		catalog := func() int {
-			n := 0
-			for _, a := range p.a.log {
-				if a, ok := a.(Send); ok && (a.Lane == LaneBulk || a.Lane == LaneMembership) {
-					n += len(a.Frame)
-				}
-			}
-			return n
-		}
-		services := slices.Clone(v.Services)
-		for i := range changed {
-			s := services[i*97]
-			s.Slots = append(slices.Clone(s.Slots), slot("i-1", 1, 1))
-			services[i*97] = s
-		}
-		p.a.take(p.a.m.Disconnected(p.now))
-		p.b.take(p.b.m.Disconnected(p.now))
-		p.a.log = nil
-		p.export(view(services...))
-		p.connect()
-		p.run(time.Second)
-		cursor := catalog()
-
-		m, err := New(testConfig("east", "west", 2), p.a.m.Saved())
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.a = &end{m: m}
-		services[1].Slots = append(slices.Clone(services[1].Slots), slot("j-1", 1, 1))
-		if changed == 0 {
-			services[1].Slots = services[1].Slots[:1]
-		}
-		p.export(view(services...))
-		p.connect()
-		p.run(2 * time.Second)
-		t.Logf("%3d of 10,000 rows differ: %6d octets with a cursor; the epoch lost: %6d", changed, cursor, catalog())
-		if most := 160*changed + 2048; cursor > most {
-			t.Errorf("%d changes cost %d octets with a cursor, at most %d are allowed", changed, cursor, most)
-		}
-		if changed == 0 && catalog() > 1024 {
-			t.Errorf("an unchanged restart cost %d octets", catalog())
-		}
-		if p.b.m.Status().State != federation.FreshnessLive {
-			t.Errorf("%+v", p.b.m.Status())
-		}
-	}
-}
-
-func TestASingleChangeOfHealthLeavesAtOnceAndIsSmall(t *testing.T) {
-	p := newPair(t)
-	p.up(many(100, 10))
-	p.run(time.Second)
-	p.a.take(p.a.m.SetHealth(p.now, name("svc-00007"), []federation.ExportedSlot{slot("i-0000000000000003", 0, 1)})) // introduces
-	p.run(time.Second)
-	p.a.octets()
-	p.a.take(p.a.m.SetHealth(p.now, name("svc-00007"), []federation.ExportedSlot{slot("i-0000000000000003", 1, 1)}))
-	if n := p.a.octets(); n == 0 || n > 24 {
-		t.Errorf("one change took %d octets, at most 24 are allowed, and it has to leave at once", n)
-	}
-	p.settle()
-	if got := p.b.imp.Service(name("svc-00007")).Lane.Load(3); got.Healthy != 1 {
-		t.Errorf("%+v", got)
-	}
-}
-
-func TestVersionsAndRegionsThatDoNotFit(t *testing.T) {
-	good := hello{versionMin: 1, versionMax: 1, region: []byte("east"), epoch: federation.Epoch{Counter: 1}, window: 4}
-	for _, c := range []struct {
-		what string
-		edit func(*hello)
-		code uint64
-	}{
-		{"a later version only", func(h *hello) { h.versionMin, h.versionMax = 2, 3 }, CodeVersion},
-		{"another region", func(h *hello) { h.region = []byte("north") }, CodeWrongPeer},
-		{"no epoch", func(h *hello) { h.epoch = federation.Epoch{} }, CodeMalformed},
-		{"no window", func(h *hello) { h.window = 0 }, CodeMalformed},
-	} {
-		m, _ := New(testConfig("west", "east", 1), nil)
-		e := &end{m: m}
-		e.take(m.Connected(epoch0))
-		h := good
-		c.edit(&h)
-		e.take(m.Receive(epoch0, LaneControl, h.frame()))
-		if e.closed == nil || e.closed.Code != c.code {
-			t.Errorf("%s: closed %+v, want %s", c.what, e.closed, CodeName(c.code))
-		}
-	}
-}
-
-func TestNoGreetingNoHeartbeat(t *testing.T) {
-	m, _ := New(testConfig("west", "east", 1), nil)
-	e := &end{m: m}
-	e.take(m.Connected(epoch0))
-	e.take(m.Tick(epoch0.Add(5 * time.Second)))
-	if e.closed == nil || e.closed.Code != CodeSilent {
-		t.Errorf("no greeting: %+v", e.closed)
-	}
-	e.closed = nil
-	e.take(m.Connected(epoch0.Add(10 * time.Second)))
-	e.take(m.Receive(epoch0.Add(10*time.Second), LaneHealth, frame(kindHealth, nil)))
-	if e.closed == nil || e.closed.Code != CodeMalformed {
-		t.Errorf("health before the greeting: %+v", e.closed)
-	}
-}
-
-func TestWhatCannotBeExportedIsNotAndWhatWasStays(t *testing.T) {
-	p := newPair(t)
-	p.up(view(exported("web", slot("i-1", 1, 1))))
-	bad := exported("web", slot("i-1", 1, 1), slot("i-\n", 1, 1))
-	p.export(view(bad))
-	p.run(time.Second)
-	if !slices.Contains(p.a.alarms(), DiagExport) || len(p.b.imp.Service(name("web")).Slots) != 1 {
-		t.Errorf("alarms %v, west has %s", p.a.alarms(), describeImport(p.b.imp))
-	}
-}
-
-func TestClocksThatDifferRaiseAnAlarm(t *testing.T) {
-	p := newPair(t)
-	p.up(view())
-	for range 20 {
-		p.now = p.now.Add(time.Second)
-		f := head{cursor: p.a.m.log.cursor(), time: p.now.Add(42 * time.Second).UnixNano()}.frame()
-		p.b.take(p.b.m.Receive(p.now, LaneControl, f))
-	}
-	if off := p.b.m.Status().ClockOffset; off != 42*time.Second || !slices.Contains(p.b.alarms(), DiagClock) {
-		t.Errorf("offset %v, alarms %v", off, p.b.alarms())
 	}
 }
 

@@ -257,7 +257,7 @@ func (m *Machine) onHead(b []byte) {
 func (m *Machine) onWithdraw(b []byte) {
 	epoch := m.sess.hello.epoch
 	n := 0
-	err := decodePairs(b, MaxFrame, func([]byte, uint64) error { n++; return nil })
+	err := decodePairs(b, maxNamesPerFrame, func([]byte, uint64) error { n++; return nil })
 	if err != nil {
 		m.malformed(err)
 		return
@@ -269,7 +269,8 @@ func (m *Machine) onWithdraw(b []byte) {
 	if m.sess.fenced {
 		return
 	}
-	_ = decodePairs(b, MaxFrame, func(service []byte, seq uint64) error { // checked above
+	_ = decodePairs(b, maxNamesPerFrame, func(service []byte, seq uint64) error { // checked above
+		m.unghost(string(service)) // a barrier may have been faster, and the brake does not know that it was meant
 		if m.imp.applied.Epoch == epoch && m.imp.applied.Seq >= seq {
 			return nil // the tombstone, or a later row, was faster
 		}
@@ -277,8 +278,10 @@ func (m *Machine) onWithdraw(b []byte) {
 		if g, ok := m.imp.gone[wire]; !ok || g.epoch != epoch || g.seq < seq {
 			m.imp.gone[wire] = goneMark{epoch, seq}
 		}
-		m.unghost(wire)
 		if r := m.imp.rows[wire]; r != nil {
+			if _, held := m.brake.held[r]; held {
+				m.release(r)
+			}
 			m.changed[wire] = struct{}{}
 			m.urgentPublish = true
 		}

@@ -14,6 +14,7 @@ type stage struct {
 	byKey  map[uint64]*importRow // our rows by the key of a listing
 	kept   map[string]*importRow // listed by the peer as we have them
 	rows   map[string]*prepared
+	gone   map[string]bool // rows of ours that came as a tombstone
 	bytes  int
 	listed int
 	last   bool // the last Digests has come
@@ -33,7 +34,7 @@ func (m *Machine) onBegin(b []byte) {
 		m.malformed(errKind)
 		return
 	}
-	st := &stage{mode: g.mode, kept: map[string]*importRow{}, rows: map[string]*prepared{}}
+	st := &stage{mode: g.mode, kept: map[string]*importRow{}, rows: map[string]*prepared{}, gone: map[string]bool{}}
 	r.stage = st
 	switch g.mode {
 	case modeAdopt:
@@ -134,11 +135,16 @@ func (m *Machine) onRows(b []byte) {
 		}
 		delete(st.rows, p.wire)
 		delete(st.kept, p.wire)
-		if !p.gone {
-			p.health = nil // aliases the frame
-			st.rows[p.wire] = p
-			st.bytes += p.cost()
+		if p.gone {
+			if m.imp.rows[p.wire] != nil {
+				st.gone[p.wire] = true
+			}
+			continue
 		}
+		delete(st.gone, p.wire)
+		p.health = nil // aliases the frame
+		st.rows[p.wire] = p
+		st.bytes += p.cost()
 	}
 	if len(st.rows)+len(st.kept) > m.lim.Services+m.lim.Quarantined || st.bytes > m.lim.Bytes+rowCost*m.lim.Quarantined {
 		m.fail(CodeLimit, "more rows than a peer may have")
@@ -195,9 +201,11 @@ func (m *Machine) applyStage(st *stage, at Cursor) bool {
 		m.changed[wire] = struct{}{}
 	}
 	for _, row := range sortedRows(m.imp.rows) { // first, so that what goes makes room for what comes
-		if st.kept[row.wire] == nil && st.rows[row.wire] == nil {
+		switch {
+		case st.gone[row.wire]:
+			m.drop(row)
+		case st.kept[row.wire] == nil && st.rows[row.wire] == nil:
 			m.sweep(row)
-			m.rowsMoved = true
 		}
 	}
 	m.imp.applied.Epoch = at.Epoch

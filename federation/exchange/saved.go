@@ -107,9 +107,14 @@ func (m *Machine) restore(saved []byte) error {
 	if sum := sha256.Sum256(b[16:]); !bytes.Equal(sum[:16], b[:16]) {
 		return errSavedSum
 	}
+	return m.restoreFrom(b[16:])
+}
+
+// restoreFrom reads the message of the saved form.
+func (m *Machine) restoreFrom(b []byte) error {
 	var at Cursor
 	var asOf uint64
-	err := eachField(b[16:], func(f field) error {
+	err := eachField(b, func(f field) error {
 		switch f.num {
 		case 1:
 			return f.epoch(&m.imp.known)

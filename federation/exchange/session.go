@@ -72,8 +72,9 @@ func (m *Machine) Connected(now time.Time) []Action {
 		}
 	}
 	m.acked = n
-	h := hello{versionMin: version, versionMax: version, features: knownFeatures, region: []byte(m.cfg.Local), epoch: m.log.epoch, known: m.imp.known,
-		cursor: m.imp.applied, window: uint64(l.Window), services: uint64(l.Services), slots: uint64(l.Slots), time: n.UnixNano()}
+	h := hello{versionMin: version, versionMax: version, features: knownFeatures, region: []byte(m.cfg.Local), epoch: m.log.epoch,
+		known: m.imp.known, cursor: m.imp.applied, window: uint64(l.Window), services: uint64(l.Services), slots: uint64(l.Slots),
+		time: n.UnixNano()}
 	m.send(LaneControl, h.frame())
 	if m.bundle != nil {
 		m.send(LaneUrgent, bundleFrame(m.bundle))
@@ -309,7 +310,8 @@ func (m *Machine) onDrain(b []byte) {
 func (m *Machine) noteClock(nanos int64) time.Duration {
 	late := m.clock.sample(m.now, nanos)
 	if offset := m.clock.offset(); m.clock.samples >= clockLeast && offset.Abs() > clockAlarm {
-		m.alarm(DiagClock, fmt.Sprintf("the clock of peer %s differs from ours", m.cfg.Peer), fmt.Sprintf("by about %v", offset.Round(time.Second)))
+		m.alarm(DiagClock, fmt.Sprintf("the clock of peer %s differs from ours", m.cfg.Peer),
+			fmt.Sprintf("by about %v", offset.Round(time.Second)))
 	}
 	return late
 }

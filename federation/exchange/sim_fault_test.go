@@ -36,7 +36,7 @@ func (w *world) build(n int, byzantine bool) {
 func (n *simNode) addService() {
 	w := n.w
 	w.ids++
-	s := &simService{name: federation.ServiceName{Namespace: "default", Name: fmt.Sprintf("s%d", w.ids)}, to: map[int]bool{}, proto: federation.ProtocolTCP}
+	s := &simService{name: name(fmt.Sprintf("s%d", w.ids)), to: map[int]bool{}, proto: federation.ProtocolTCP}
 	for i := range len(n.peers) {
 		s.to[i] = w.chance(0.8)
 	}

@@ -65,7 +65,8 @@ func TestWorlds(t *testing.T) {
 		})
 	}
 	wall := time.Since(began)
-	t.Logf("%v of virtual time in %v: %.0f s each second; %+v", passed.Round(time.Second), wall.Round(time.Millisecond), passed.Seconds()/wall.Seconds(), sum)
+	t.Logf("%v of virtual time in %v: %.0f s each second; %+v", passed.Round(time.Second), wall.Round(time.Millisecond),
+		passed.Seconds()/wall.Seconds(), sum)
 }
 
 // TestSameSeedSameHistory holds the simulation itself to its word.

@@ -88,7 +88,8 @@ func (m *Machine) Status() Status {
 		RowsApplied: m.stats.rows, HealthSeen: m.stats.health, Resyncs: m.stats.resyncs}
 	for _, r := range sortedRows(m.imp.rows) {
 		if r.fault != nil {
-			s.Import.Quarantined = append(s.Import.Quarantined, RowTrouble{Service: r.wire, Code: r.fault.code, Reason: r.fault.reason, Since: r.since})
+			s.Import.Quarantined = append(s.Import.Quarantined, RowTrouble{
+				Service: r.wire, Code: r.fault.code, Reason: r.fault.reason, Since: r.since})
 		}
 	}
 	s.Export = ExportStatus{Phase: phaseNone.String(), Head: m.log.cursor(), Services: m.log.live, Tombstones: m.log.tombs,

@@ -11,22 +11,23 @@ import (
 
 // Bounds of the wire format. They are part of the protocol; what an operator may change is in Limits.
 const (
-	version         = 1
-	knownFeatures   = 0         // none yet
-	maxName         = 127       // two DNS labels and a slash
-	maxKey          = 128       // federation.ExportedSlot.Key
-	maxZone         = 63        // federation.Locality.Zone
-	maxZones        = 256       // no cloud region has 30
-	maxRowsPerFrame = 128       // a row costs up to 600 octets of heap whatever its size
-	maxRow          = 576 << 10 // an encoded Row: the longest body and its health
-	maxBody         = 512 << 10 // 5,000 slots of 100 octets
-	maxNacks        = 32        // fits a control frame
-	maxHealthWants  = 512       // fits a control frame
-	maxDrain        = time.Hour // a drain that takes longer can say so again
-	fullFrame       = 56 << 10  // a row longer than this travels in parts
-	digestEntry     = 16
-	digestsPerFrame = 3_500 // 55 KiB
-	wantsPerFrame   = 7_000 // 55 KiB
+	version          = 1
+	knownFeatures    = 0         // none yet
+	maxName          = 127       // two DNS labels and a slash
+	maxKey           = 128       // federation.ExportedSlot.Key
+	maxZone          = 63        // federation.Locality.Zone
+	maxZones         = 256       // no cloud region has 30
+	maxRowsPerFrame  = 64        // a row costs up to 900 octets of heap, whatever its size on the wire
+	maxNamesPerFrame = 256       // and a name up to 200: so no frame costs more than 64 KiB beyond a multiple of its size
+	maxRow           = 576 << 10 // an encoded Row: the longest body and its health
+	maxBody          = 512 << 10 // 5,000 slots of 100 octets
+	maxNacks         = 32        // fits a control frame
+	maxHealthWants   = 512       // fits a control frame
+	maxDrain         = time.Hour // a drain that takes longer can say so again
+	fullFrame        = 56 << 10  // a row longer than this travels in parts
+	digestEntry      = 16
+	digestsPerFrame  = 3_500 // 55 KiB
+	wantsPerFrame    = 7_000 // 55 KiB
 )
 
 // kind is the field number of a message in Frame.
