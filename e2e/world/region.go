@@ -1,6 +1,7 @@
 package world
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,10 +16,11 @@ type Region struct {
 	bin     string
 }
 
-// Binaries returns the directory of the built programs, or ends the test with the command that builds them.
+// Binaries returns the directory of the built programs, or ends the test with the command that builds them. TRADEWIND_BIN names
+// another directory, to test programs that were built elsewhere.
 func Binaries(t testing.TB) string {
 	t.Helper()
-	bin, err := filepath.Abs(filepath.Join("..", "bin"))
+	bin, err := filepath.Abs(cmp.Or(os.Getenv("TRADEWIND_BIN"), filepath.Join("..", "bin")))
 	if err == nil {
 		_, err = os.Stat(filepath.Join(bin, "tradewind-gateway"))
 	}
