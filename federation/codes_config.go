@@ -14,7 +14,7 @@ file is shown with its line, and nothing was changed: resources are applied all 
 	{"TW-1005", "The access log cannot be written", `The file named by access_log does not exist in a directory that this user may write
 to. Set it to a writable file, to "stdout" or to "off".`},
 	{"TW-1006", "A watched resources directory is not in force", `A file in resources_dir does not parse, or what it declares was refused.
-The resources that were applied last stay in force. The files are read again within a second of any change.`},
+The resources that were applied last stay in force. The files are read again within two seconds of any change.`},
 	{"TW-1007", "The configuration on disk was refused", `A reload (SIGHUP or "tradewind reload") found an error in gateway.hcl. The running
 configuration stays in force, but a restart would fail. Correct the file and reload: "tradewind config validate FILE" shows every error.`},
 	{"TW-1008", "Settings wait for a restart", `gateway.hcl was read again, and some of what changed in it, such as listeners, cannot change in a

@@ -19,7 +19,7 @@ choose how long verifying takes. Make a key: openssl ecparam -name prime256v1 -g
 fill the store. Certificates leave the list when they expire, at most an hour after issuing for a workload. Revocations by identity
 count once for all certificates.`},
 	{"TW-2007", "Nothing was revoked", `The name is neither a certificate's serial number nor an identity of this region's trust domain. A
-peer's certificates are revoked in the peer's region; to stop trusting the peer as a whole, remove or pause the peering.`},
+peer's certificates are revoked in the peer's region; to stop trusting the peer as a whole, remove the peering.`},
 	{"TW-2008", "The gateway's certificate is about to expire", `It is renewed at half its life, so renewal has been failing for hours.
 Without it no peer and no workload can connect. The error of the last attempt is in the log and in: tradewind cert list`},
 	{"TW-2009", "The CA was not rotated", `Only the embedded CA is rotated by the gateway; an outside CA is rotated where it lives, and the

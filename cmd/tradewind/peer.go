@@ -326,7 +326,7 @@ func (c *cli) waitPeer(ctx context.Context, gw *admin.Client, region federation.
 
 func (c *cli) peerPauseCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "pause PEER", Short: "Hold a peering: no session, what it showed ages", Args: takes(1, 1), ValidArgsFunction: c.completePeers,
+		Use: "pause PEER", Short: "Hold a peering: no catalog is exchanged, what it showed ages", Args: takes(1, 1), ValidArgsFunction: c.completePeers,
 		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
 			region, err := parseRegion(args[0])
 			if err != nil {

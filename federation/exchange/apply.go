@@ -133,7 +133,7 @@ func (m *Machine) replace(r *importRow, p *prepared) {
 		svc.Lane = old.Lane
 	}
 	if after > before {
-		m.brake.gain(m.now, uint64(after-before))
+		m.brake.gain(m.now, r, uint64(after-before))
 	}
 	m.show(r, svc)
 }
@@ -253,7 +253,7 @@ func (m *Machine) setHealth(r *importRow, i int, h federation.SlotHealth) {
 		m.healthMoved = true
 		m.brake.healthy += uint64(h.Healthy) - uint64(was.Healthy)
 		if h.Healthy > was.Healthy {
-			m.brake.gain(m.now, uint64(h.Healthy-was.Healthy))
+			m.brake.gain(m.now, r, uint64(h.Healthy-was.Healthy))
 		}
 	}
 	m.recovered(r)

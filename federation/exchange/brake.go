@@ -86,9 +86,10 @@ func (m *Machine) hold(r *importRow, until time.Time) {
 	}
 }
 
-// gain notes that endpoints are shown as healthy that were not before: what comes back was not withdrawn.
-func (b *brake) gain(now time.Time, n uint64) {
+// gain notes that n endpoints of r are shown as healthy that were not before: what comes back was not withdrawn.
+func (b *brake) gain(now time.Time, r *importRow, n uint64) {
 	b.recent(now)
+	r.lost -= uint32(min(uint64(r.lost), n))
 	for i := range int64(len(b.lost)) {
 		slot := &b.lost[(b.second-i+int64(len(b.lost)))%int64(len(b.lost))]
 		taken := min(*slot, n)

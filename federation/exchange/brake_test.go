@@ -86,3 +86,16 @@ func TestASweepDoesNotBringBackWhatWasWithdrawn(t *testing.T) {
 		t.Errorf("west has%s at %v", got, v.m.imp.applied)
 	}
 }
+
+// An endpoint that goes down and up again five times has not been lost five times.
+func TestWhatComesBackIsNotLost(t *testing.T) {
+	b, r := newBrake(), &importRow{lost: 4}
+	b.gain(time.Unix(1000, 0), r, 3)
+	if r.lost != 1 {
+		t.Errorf("of 4 endpoints lost 3 came back and %d count as lost, want 1", r.lost)
+	}
+	b.gain(time.Unix(1000, 0), r, 5)
+	if r.lost != 0 {
+		t.Errorf("more came back than was lost, and %d count as lost", r.lost)
+	}
+}

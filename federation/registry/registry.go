@@ -83,6 +83,7 @@ type inbox struct {
 	services map[federation.ServiceName]federation.Service // non-nil: SetServices was called
 	reports  map[key]federation.HealthReport
 	drains   map[key]bool
+	syncs    []chan struct{}                     // closed once all that was left before is in the catalog
 	dirty    map[federation.ServiceName]struct{} // outbox: services whose health changed and was not taken
 }
 
@@ -144,6 +145,21 @@ func (r *Registry) TakeHealthChanges() []federation.ServiceName {
 // instances has answered, or SettleWithin has passed. Before, the catalog of a gateway that has just started is smaller than
 // the region is, and showing it to peers would withdraw what still runs.
 func (r *Registry) Settled() <-chan struct{} { return r.settled }
+
+// Sync waits until the catalog holds what SetServices, Drain and sources have said so far. It needs Run to run.
+func (r *Registry) Sync(ctx context.Context) error {
+	c := make(chan struct{})
+	r.in.mu.Lock()
+	r.in.syncs = append(r.in.syncs, c)
+	r.in.mu.Unlock()
+	r.signal()
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the catalog: %w", ctx.Err())
+	}
+}
 
 // Add gives the registry a source and, when Run runs, starts it. A *federation.Diagnostic says why a name cannot be used.
 func (r *Registry) Add(name federation.SourceName, s Source) error {
@@ -227,8 +243,15 @@ func (r *Registry) Run(ctx context.Context) error {
 	defer settle.Stop()
 	initial := r.sourceList()
 	for {
+		r.in.mu.Lock()
+		syncs := r.in.syncs
+		r.in.syncs = nil
+		r.in.mu.Unlock()
 		r.manage(ctx, &group, running)
 		r.turn()
+		for _, c := range syncs {
+			close(c)
+		}
 		r.settle(initial, false)
 		select {
 		case <-ctx.Done():

@@ -161,7 +161,7 @@ func (a *Authority) Issued(ctx context.Context) ([]Certificate, error) {
 			continue
 		}
 		at, byID := own.ids[c.ID]
-		c.Revoked = own.serials[c.Serial] || byID && c.IssuedAt.Before(at)
+		c.Revoked = own.serials[c.Serial] || byID && !c.IssuedAt.Truncate(time.Second).After(at) // revocations are told to the second
 		alive = append(alive, c)
 	}
 	slices.SortFunc(alive, func(a, b Certificate) int {

@@ -152,8 +152,8 @@ type Region struct {
 // Avoid reports whether the region has failed so often in a row that it is left out for now, unless nothing else remains.
 func (r *Region) Avoid() bool { return r.ejected(r.clock.ns()) }
 
-// Down records that the peer itself says it has no healthy instance: what failed before is explained by that, and as soon as the
-// peer has one again it is tried.
+// Down records that there is no way to the peer, or that it says itself that it has no healthy instance: what failed before is
+// explained by that, and as soon as it is over the peer is tried.
 func (r *Region) Down() { r.excuse(r.clock.ns()) }
 
 // Served records that the peer took a connection.

@@ -36,11 +36,12 @@ func (m *Mesh) weigh(service federation.ServiceName, c *route.Candidate) (drop, 
 		return dropNot, 0
 	}
 	path := m.cfg.Tunnel.Path(c.Region)
+	memory := m.cfg.Balance.Region(service, c.Region)
 	if !path.Up {
+		memory.Down() // its sessions died of that; once there is a way again, it is tried
 		return dropNoPath, path.RTT
 	}
 	healthy, _ := c.Health()
-	memory := m.cfg.Balance.Region(service, c.Region)
 	switch {
 	case healthy == 0:
 		memory.Down()

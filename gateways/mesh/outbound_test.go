@@ -376,3 +376,22 @@ func TestExportedInstanceIsNamedAtTheSource(t *testing.T) {
 		t.Errorf("the source's access log names the instance %q, want shop-0", e.Endpoint)
 	}
 }
+
+func TestRegionIsTriedAgainOnceItsPathIsBack(t *testing.T) {
+	noLeaks(t)
+	aws, _ := pair(t, instance(t, echo))
+	aws.links.peers["azure"] = &link{serve: refuseAll(flow.RefusedUnavailable), rtt: time.Millisecond}
+	aws.know("azure", 1, shop)
+	address := aws.upstream("to-shop", "shop")
+	for range 20 {
+		mustCall(t, address, "x", "x")
+	}
+	before := aws.links.get("azure").opened.Load()
+	aws.links.setDown("azure", true)
+	mustCall(t, address, "x", "x")
+	aws.links.setDown("azure", false)
+	mustCall(t, address, "x", "x")
+	if n := aws.links.get("azure").opened.Load(); n != before+1 {
+		t.Errorf("after its path had died and come back, a region that was avoided was asked %d times, want once", n-before)
+	}
+}

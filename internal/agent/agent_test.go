@@ -384,3 +384,16 @@ func TestMetricsNameEveryPeering(t *testing.T) {
 	}
 	t.Fatal("a pending peering is not among the metrics")
 }
+
+func TestWhatIsAppliedIsInForce(t *testing.T) {
+	g := start(t, "aws", shortDir(t), "")
+	for i := range 10 {
+		listen := freeAddress(t)
+		g.apply(fmt.Sprintf("service \"shop%[1]d\" {\n instance \"one\" {\n address = %[2]q\n }\n}\n"+
+			"intention \"i%[1]d\" {\n source = \"web\"\n destination = \"shop%[1]d\"\n action = \"allow\"\n}\n"+
+			"upstream \"u%[1]d\" {\n service = \"shop%[1]d\"\n listen = %[3]q\n caller = \"web\"\n}", i, serve(t, "hello"), listen))
+		if body, err := get(listen); err != nil || body != "hello" {
+			t.Fatalf("a call right after apply gave %q, %v", body, err)
+		}
+	}
+}

@@ -45,7 +45,7 @@ func (a *Agent) certificate(c trust.Certificate) admin.Certificate {
 		out.Renews = admin.At(gateway.RenewAt)
 	}
 	if c.Revoked {
-		for _, r := range a.trust.Bundle().Revoked {
+		for _, r := range a.trust.Revocations() {
 			if r.Serial == c.Serial || r.ID == c.ID {
 				out.Revoked, out.Reason = admin.At(r.At), r.Reason
 			}

@@ -31,11 +31,32 @@ func (a *Agent) ApplyResources(ctx context.Context, r *admin.ChangeRequest) (*ad
 	if err != nil {
 		return nil, err
 	}
-	if err := a.plane.Settle(ctx); err != nil {
+	if err := a.inForce(ctx); err != nil {
 		return planOf(plan), err
 	}
 	plan.Warnings = append(plan.Warnings, a.unbound(r.Put)...)
 	return planOf(plan), nil
+}
+
+// inForce waits until what was applied is in force: the resources in a view, the instances they declare in the catalog, and that
+// catalog in a view.
+func (a *Agent) inForce(ctx context.Context) error {
+	if err := a.plane.Settle(ctx); err != nil {
+		return err
+	}
+	if err := a.reg.Sync(ctx); err != nil {
+		return err
+	}
+	changed, stop := a.plane.Changed()
+	defer stop()
+	for revision := a.reg.Catalog().Revision(); a.plane.View().Local.Revision() < revision; {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // unbound is why upstreams among put are not where they should be: only binding an address tells.

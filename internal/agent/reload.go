@@ -206,7 +206,7 @@ func (a *Agent) watchDir(ctx context.Context, dir string) {
 		}
 		a.log.Error("resources not applied; the last ones stay in force", "dir", dir, "error", err)
 		a.dirProblem.Store(because("TW-1006", "the newest resources in "+dir+" are not in force; the last ones are", err,
-			"correct the files; they are read again within a second"))
+			"correct the files; they are read again within two seconds"))
 	}
 	if err := config.WatchResources(ctx, dir, apply, failed); err != nil {
 		a.log.Error("watch the resources directory", "dir", dir, "error", err)

@@ -142,13 +142,11 @@ func (s *story) federateAll(ctx context.Context) error {
 
 // declare applies the resources of all regions: the same files a user would write.
 func (s *story) declare(ctx context.Context) error {
-	for _, address := range []*string{&s.web, &s.batch} {
-		free, err := freePort("tcp")
-		if err != nil {
-			return err
-		}
-		*address = free.String()
+	free, err := freePorts("tcp", 2)
+	if err != nil {
+		return err
 	}
+	s.web, s.batch = free[0].String(), free[1].String()
 	for _, r := range s.regions {
 		resources := []federation.Resource{
 			{Key: federation.Key{Kind: federation.KindService, Name: "checkout"}, Spec: s.checkout(r)},

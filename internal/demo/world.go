@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -150,23 +151,17 @@ func (p *process) kill() {
 
 // add creates a region with n instances of the demo service. Its gateway is not started.
 func (w *world) add(name federation.Region, n int) error {
-	mesh, err := freePort("udp")
+	mesh, err := freePorts("udp", 1)
 	if err != nil {
 		return err
 	}
-	r := &region{name: name, mesh: mesh, dir: filepath.Join(w.dir, string(name)), front: map[federation.Region]string{}}
+	r := &region{name: name, mesh: mesh[0], dir: filepath.Join(w.dir, string(name)), front: map[federation.Region]string{}}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return fmt.Errorf("make a region's directory: %w", err)
 	}
-	for range n {
-		address, err := freePort("tcp")
-		if err != nil {
-			return err
-		}
-		r.backends = append(r.backends, address)
-	}
 	w.regions[name] = r
-	return nil
+	r.backends, err = freePorts("tcp", n)
+	return err
 }
 
 // connect opens the two links between regions a and b.
@@ -271,20 +266,31 @@ func (w *world) federate(ctx context.Context, a, b *region) error {
 	return err
 }
 
-// freePort returns a loopback address that was free a moment ago.
-func freePort(network string) (netip.AddrPort, error) {
-	if network == "udp" {
-		c, err := net.ListenPacket("udp", "127.0.0.1:0")
-		if err != nil {
-			return netip.AddrPort{}, fmt.Errorf("find a free port: %w", err)
+// freePorts returns n loopback addresses that were free a moment ago, all of them different.
+func freePorts(network string, n int) ([]netip.AddrPort, error) {
+	var out []netip.AddrPort
+	for range n {
+		var held io.Closer
+		var bound net.Addr
+		if network == "udp" {
+			c, err := net.ListenPacket("udp", "127.0.0.1:0")
+			if err != nil {
+				return nil, fmt.Errorf("find a free port: %w", err)
+			}
+			held, bound = c, c.LocalAddr()
+		} else {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return nil, fmt.Errorf("find a free port: %w", err)
+			}
+			held, bound = l, l.Addr()
 		}
-		defer c.Close()
-		return netip.ParseAddrPort(c.LocalAddr().String())
+		defer held.Close() // all are held until the last is found, or one could be found twice
+		address, err := netip.ParseAddrPort(bound.String())
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		out = append(out, address)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	return netip.ParseAddrPort(l.Addr().String())
+	return out, nil
 }
