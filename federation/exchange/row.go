@@ -138,9 +138,9 @@ type rowReader struct {
 
 // bodyShape is what the first walk over a body learns: all that is needed to allocate once and exactly.
 type bodyShape struct {
-	protocol, detail, must uint64
-	protocolName           []byte
-	slots                  int
+	detail, must uint64
+	protocolName []byte
+	slots        int
 }
 
 // read parses body as the row of service name. It allocates only when the whole body has passed.

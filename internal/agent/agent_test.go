@@ -330,7 +330,7 @@ func TestReadyMeansListening(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	dir, log := shortDir(t), &buffer{}
+	dir, written := shortDir(t), &buffer{}
 	path := filepath.Join(dir, "gateway.hcl")
 	content := fmt.Sprintf("region = \"aws\"\ndata_dir = %q\nmesh {\n listen = \"127.0.0.1:0\"\n}\nlocal {\n listen = %q\n}\nadmin {\n listen = \"\"\n}\n",
 		filepath.Join(dir, "data"), taken.Addr())
@@ -341,12 +341,12 @@ func TestReadyMeansListening(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(t.Context(), Options{Config: cfg, Path: path, Out: io.Discard, Err: log})
+	a, err := New(t.Context(), Options{Config: cfg, Path: path, Out: io.Discard, Err: written})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Run(t.Context()); federation.CodeOf(err) != "TW-6103" || strings.Contains(log.String(), `"ready"`) {
-		t.Errorf("%v, and the log says:\n%s", err, log)
+	if err := a.Run(t.Context()); federation.CodeOf(err) != "TW-6103" || strings.Contains(written.String(), `"ready"`) {
+		t.Errorf("%v, and the log says:\n%s", err, written)
 	}
 }
 
