@@ -27,14 +27,14 @@ func TestFigures(t *testing.T) {
 // from before the call, which has written it to the disk when it returns, to the first answer of the peer's admin API that shows it.
 //
 // The limit is a few times what it takes, so a neighbour on the machine that takes a processor for ten milliseconds breaks it as
-// well. Questions that change nothing are therefore measured in between: when even their p99 is far above normal, this p99 says
-// nothing about the gateway, and only the median is held against the limit.
+// well. Questions that change nothing are therefore measured in between: a change passes some five such waits on its way (the
+// call, the disk, two gateways, the answer), so that much more than the limit is granted when the questions are slow too.
 func healthAtAPeer(t *testing.T) {
 	const (
 		services = 60 // of each attempt
 		attempts = 3
 		limit    = 15 * time.Millisecond
-		quiet    = 3 * time.Millisecond // for a question to each gateway; 0.6 ms on an idle machine
+		waits    = 5
 	)
 	s := stations(t, "aws", "gcp")
 	aws, gcp := s[0], s[1]
@@ -48,24 +48,23 @@ func healthAtAPeer(t *testing.T) {
 	}
 	aws.put(t, specs)
 	all(t, gcp, names, 1)
-	var busy time.Duration
+	least := time.Duration(1<<63 - 1)
 	for i := range attempts {
 		took, asked := flip(t, aws, gcp, names[i*services:(i+1)*services])
-		busy = percentile(asked, 99)
+		busy, p99 := percentile(asked, 99), percentile(took, 99)
 		t.Logf("health change to visible at a peer, loopback: %s (limit for p99: %v; a question beside it: p99 %v)",
 			spread(took), limit, busy.Round(10*time.Microsecond))
 		if p50 := percentile(took, 50); p50 > limit {
 			t.Errorf("p50 is %v, at most %v is allowed", p50, limit)
 		}
-		if percentile(took, 99) <= limit {
+		if p99 <= limit {
 			return
 		}
+		least = min(least, p99-waits*busy)
 	}
-	if busy > quiet {
-		t.Logf("the machine is too busy to judge the p99: even a question takes %v", busy)
-		return
+	if least > limit {
+		t.Errorf("p99 was above %v in each of %d attempts, and the machine was not busy enough to explain it", limit, attempts)
 	}
-	t.Errorf("p99 was above %v in each of %d attempts", limit, attempts)
 }
 
 // flip takes each service down and up again, twice, and returns how long each of it took to be seen by gcp, and how long a
