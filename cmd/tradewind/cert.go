@@ -217,7 +217,7 @@ until everything it signed has ended. No connection is dropped.`,
 			return c.emit(answer{value: res, items: listOf(res.Bundles), table: func(s *screen) {
 				for _, b := range res.Bundles {
 					if b.Own {
-						s.line("%s  %d roots  %s", b.TrustDomain, b.Roots, b.Fingerprint)
+						s.line("%s  %s  %s", b.TrustDomain, count(b.Roots, "root"), b.Fingerprint)
 					}
 				}
 			}})

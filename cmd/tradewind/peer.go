@@ -138,6 +138,13 @@ func (c *cli) readToken(ctx context.Context, from string) (string, error) {
 	if err != nil {
 		return "", fileError("cannot read the token from "+from, err)
 	}
+	if text == "" {
+		where := from
+		if from == "-" {
+			where = "standard input"
+		}
+		return "", usage("there is no token in "+where, "name the token's file with --token, or pipe it in")
+	}
 	if !strings.HasPrefix(text, "{") {
 		return text, nil
 	}

@@ -397,3 +397,84 @@ func TestWhatIsAppliedIsInForce(t *testing.T) {
 		}
 	}
 }
+
+func TestMovedSourceKeepsItsInstancesUntilTheNewFileIsRead(t *testing.T) {
+	dir, files := shortDir(t), t.TempDir()
+	list := func(name, id string) string {
+		path := filepath.Join(files, name)
+		content := fmt.Sprintf(`{"instances":[{"id":%q,"service":"shop","address":"192.0.2.10:80","health":"passing"}]}`, id)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	source := func(path string) string { return fmt.Sprintf("source \"file\" \"shop\" {\n path = %q\n}", path) }
+	g := start(t, "aws", dir, source(list("a.json", "old")))
+	shop := federation.ServiceName{Namespace: federation.DefaultNamespace, Name: "shop"}
+	has := func(id federation.InstanceID) func() error {
+		return func() error {
+			if _, ok := g.reg.Instance(shop, id); !ok {
+				return fmt.Errorf("no instance %q", id)
+			}
+			return nil
+		}
+	}
+	g.until("the first file's instance", has("old"))
+	g.write("aws", source(filepath.Join(files, "missing.json")))
+	if _, err := g.Reload(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	g.until("the missing file to be noticed", func() error {
+		for _, s := range g.sources() {
+			if s.Name == "file:shop" && s.Error != "" {
+				return nil
+			}
+		}
+		return errors.New("no source has a problem")
+	})
+	if err := has("old")(); err != nil {
+		t.Errorf("a source moved to a file that is missing has lost what it had: %v", err)
+	}
+	g.write("aws", source(list("b.json", "new")))
+	if _, err := g.Reload(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	g.until("the second file's instance", has("new"))
+	if has("old")() == nil {
+		t.Error("the first file's instance is still there")
+	}
+}
+
+func TestTokenOfAnotherRegionIsNotUsed(t *testing.T) {
+	aws, gcp := start(t, "aws", shortDir(t), ""), start(t, "gcp", shortDir(t), "")
+	token, err := aws.PeerGenerateToken(t.Context(), &admin.PeerTokenRequest{Peer: "gcp"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = gcp.PeerEstablish(t.Context(), &admin.PeerEstablishRequest{Peer: "azure", Token: token.Token}, func(admin.PeerStep) {})
+	if federation.CodeOf(err) != federation.CodeTokenRegion {
+		t.Errorf("a token of aws used for azure gave %v", err)
+	}
+	if n := len(gcp.peers.List()); n != 0 {
+		t.Errorf("it left %d peerings", n)
+	}
+}
+
+func TestNewRootDropsNoPeer(t *testing.T) {
+	aws, gcp := start(t, "aws", shortDir(t), ""), start(t, "gcp", shortDir(t), "")
+	federate(t, aws, gcp)
+	before := aws.trust.Fingerprint()
+	answer, err := aws.CertRotateCA(t.Context(), &admin.CertRotateCARequest{})
+	if err != nil || answer.Bundles[0].Roots != 2 || answer.Bundles[0].Fingerprint == before {
+		t.Fatalf("%+v, %v", answer, err)
+	}
+	gcp.until("the peer to know the new root", func() error {
+		if b, _ := gcp.trust.PeerBundle("aws"); b.Fingerprint() != answer.Bundles[0].Fingerprint {
+			return errors.New("it knows " + b.Fingerprint())
+		}
+		return nil
+	})
+	if _, err := gcp.Ping(t.Context(), &admin.PingRequest{Peer: "aws"}); err != nil {
+		t.Errorf("after the rotation: %v", err)
+	}
+}
