@@ -386,7 +386,7 @@ func (t *Transport) renewal(s *session) <-chan time.Time {
 	if s == nil {
 		return nil
 	}
-	return time.After(resolveEvery - rand.N(resolveEvery/4))
+	return time.After(resolveEvery*3/4 + rand.N(resolveEvery/5)) // what is left is for the new session to take over
 }
 
 // mustReplace reports whether a new session should take over from s.
