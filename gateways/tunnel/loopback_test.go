@@ -419,10 +419,11 @@ func TestBoundToLoopbackIsSaid(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- g.Run(ctx) }()
-	limited, stop := context.WithTimeout(ctx, 200*time.Millisecond)
-	defer stop()
+	<-g.reading
 	for address, told := range map[string]bool{"192.0.2.1:8443": true, "127.0.0.1:9": false} {
+		limited, stop := context.WithTimeout(ctx, 200*time.Millisecond)
 		_, err := g.DialExchange(limited, west, address)
+		stop()
 		if federation.CodeOf(err) != federation.CodeGatewaySilent || strings.Contains(err.Error(), "mesh.listen") != told ||
 			strings.Contains(err.Error(), "bound to the loopback address 127.0.0.1") != told {
 			t.Errorf("%s: %v", address, err)
