@@ -11,6 +11,9 @@ const (
 	CodeMeshListen     Code = "TW-6007"
 	CodePathDown       Code = "TW-6008"
 	CodeForeignSource  Code = "TW-6009"
+	CodeLaneListen     Code = "TW-6010"
+	CodeLaneSilent     Code = "TW-6011"
+	CodeNoBBR          Code = "TW-6012"
 )
 
 // The codes of the mesh: TW-61xx.
@@ -51,6 +54,18 @@ var dataPathCodes = []CodeHelp{
 	{CodeForeignSource, "A peer opened a flow in the name of a foreign identity",
 		"A peer speaks for workloads of its own trust domain only. The flow named a source outside of it and was refused where it came in. " +
 			"That does not happen between gateways that work: treat the peer's gateway as broken or taken over."},
+	{CodeLaneListen, "The mesh listener cannot bind its TCP port",
+		"Flows go over QUIC, and over TLS on TCP where UDP is blocked or a bulk transfer is better off there. The gateway binds the mesh port " +
+			"for both; it could not for TCP, most likely because another process holds it. QUIC works. Peers cannot reach this gateway " +
+			"over TCP; it can still reach them. Free the port and restart, or set mesh.lanes = [\"quic\"] to do without."},
+	{CodeLaneSilent, "A peer's gateway is not reached over TCP",
+		"The gateway tried the mesh port over TCP and got no connection. Flows go over QUIC meanwhile, but have nowhere to go when UDP is " +
+			"blocked. Open the mesh port (8443 unless configured otherwise) for TCP as well as UDP, and check that the gateway over there " +
+			"has \"tcp\" among its mesh.lanes and could bind the port."},
+	{CodeNoBBR, "The kernel offers no BBR congestion control",
+		"Over TCP, BBR keeps a link full although packets are lost; the usual cubic carries 3 Mbit/s at 40 ms and 1 % loss. Everything " +
+			"works without. To have it: \"modprobe tcp_bbr\", and, for a gateway that is not root, add bbr to " +
+			"net.ipv4.tcp_allowed_congestion_control; then restart."},
 	{CodeUpstreamListen, "An upstream's address cannot be bound",
 		"The gateway could not open the address that an upstream resource names, so local callers cannot connect there. The usual cause is " +
 			"another process on the same port, or a unix socket in a directory that does not exist or that the gateway may not write to. All " +

@@ -41,9 +41,10 @@ const (
 	ResetProtocol ResetCode = 5 // the other end broke the protocol
 	ResetOverload ResetCode = 6 // a limit was reached
 	ResetRefused  ResetCode = 7 // the flow is refused: the REFUSE frame tells why, bytes sent behind OPEN are not read
+	ResetMoved    ResetCode = 8 // of a carrier only: the flow goes on on another one
 )
 
-var resetNames = [...]string{"", "aborted", "idle", "revoked", "draining", "protocol violation", "overload", "refused"}
+var resetNames = [...]string{"", "aborted", "idle", "revoked", "draining", "protocol violation", "overload", "refused", "moved"}
 
 func (c ResetCode) String() string {
 	if c > 0 && int(c) < len(resetNames) {

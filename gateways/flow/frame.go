@@ -9,7 +9,7 @@ import (
 // Type is the type of a frame. The numbers are on the wire and never change meaning.
 type Type uint8
 
-// The frames. 8-15 are reserved for acknowledgement and hand-over between lanes, 64-127 for what a lane says beside its flows.
+// The frames. 12-15 are reserved, 64-127 are for what a session says beside its flows.
 const (
 	TypeOpen    Type = 1 // opener: what is wanted, and for whom
 	TypeAccept  Type = 2 // answerer: an instance is connected
@@ -17,10 +17,16 @@ const (
 	TypeData    Type = 4 // both: bytes
 	TypeFin     Type = 5 // both: no more bytes from this side
 	TypeReset   Type = 6 // both: the flow is aborted; nothing follows
-	TypeOutcome Type = 7 // answerer: how one instance fared
+	TypeOutcome Type = 7 // answerer: how one instance fared; its number in the offset
+
+	TypeAck     Type = 8  // both: how far the other end's sequence has been consumed, in the offset
+	TypeAttach  Type = 9  // both, first on a carrier: the flow that it carries from now on; the offset is an ACK's
+	TypeUnknown Type = 10 // both, the answer to ATTACH: there is no such flow; nothing follows
+	TypeDetach  Type = 11 // both: this end goes on elsewhere; like FIN, RESET, REFUSE and UNKNOWN its last frame on this carrier
 )
 
-var typeNames = [...]string{"frame 0", "OPEN", "ACCEPT", "REFUSE", "DATA", "FIN", "RESET", "OUTCOME"}
+var typeNames = [...]string{"frame 0", "OPEN", "ACCEPT", "REFUSE", "DATA", "FIN", "RESET", "OUTCOME",
+	"ACK", "ATTACH", "UNKNOWN", "DETACH"}
 
 func (t Type) String() string {
 	if int(t) < len(typeNames) {
@@ -37,6 +43,10 @@ const (
 	MaxData     = 256 << 10 // body of one DATA: two copy buffers
 	MaxOutcomes = 16        // OUTCOME frames in one flow
 	MaxOffset   = 1<<62 - 1 // the most bytes one side of a flow can carry
+	MaxAhead    = 256 << 20 // how far the frames of one carrier may be ahead of another's: what the windows of all can hold
+
+	// Settled is the offset in the ACK of an end that needs nothing more of the other: it has all, or does not want the rest.
+	Settled = MaxOffset + 2
 
 	maxRefuse  = 2 + MaxReason
 	maxOutcome = 2 + maxKey
@@ -85,8 +95,10 @@ func (t Type) bounds() (least, most int, ok bool) {
 	switch t {
 	case TypeOpen:
 		return 1, MaxOpen, true
-	case TypeAccept, TypeFin:
+	case TypeAccept, TypeFin, TypeAck, TypeUnknown, TypeDetach:
 		return 0, 0, true
+	case TypeAttach:
+		return attachLen, attachLen, true
 	case TypeRefuse:
 		return 2, maxRefuse, true
 	case TypeData:
@@ -97,4 +109,17 @@ func (t Type) bounds() (least, most int, ok bool) {
 		return 2, maxOutcome, true
 	}
 	return 0, 0, false
+}
+
+// offset reports whether a frame of type t may carry n in its offset.
+func (t Type) offset(n uint64) bool {
+	switch t {
+	case TypeData, TypeFin:
+		return n <= MaxOffset
+	case TypeOutcome:
+		return n < MaxOutcomes
+	case TypeAck, TypeAttach:
+		return n <= MaxOffset+1 || n == Settled
+	}
+	return n == 0
 }

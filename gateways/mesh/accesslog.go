@@ -170,13 +170,19 @@ func appendString(b []byte, s string) []byte {
 // because no connection may ever wait for a disk.
 const maxPending = 1 << 20
 
-// accessLog carries lines to a writer from one goroutine. Lines gather while a write is under way, so under load one write
-// takes many of them, and without load a line is out at once.
+// logGather is how long lines gather between two writes: unnoticed by who follows the log, and 1,000 connections a second
+// cost a fifth of the writes.
+const logGather = 5 * time.Millisecond
+
+// accessLog carries lines to a writer from one goroutine. Lines gather while a write is under way and for logGather after it,
+// so under load one write takes many of them, and without load a line is out at once.
 type accessLog struct {
 	w       io.Writer
 	log     *slog.Logger
 	dropped prometheus.Counter
 	lines   sync.Pool // of *[]byte
+	spare   []byte    // of the writing goroutine, as is failing
+	failing bool
 
 	mu      sync.Mutex
 	pending []byte
@@ -216,25 +222,32 @@ func (l *accessLog) write(r *record) {
 
 // run writes until ctx ends, then once more what is left.
 func (l *accessLog) run(ctx context.Context) {
-	var spare []byte
-	failing := false
-	for done := false; !done; {
+	for ctx.Err() == nil {
 		select {
 		case <-l.wake:
 		case <-ctx.Done():
-			done = true
 		}
-		l.mu.Lock()
-		batch := l.pending
-		l.pending = spare[:0]
-		l.mu.Unlock()
-		if len(batch) > 0 {
-			_, err := l.w.Write(batch)
-			if err != nil && !failing { // once, not once a line
-				l.log.Error("access log cannot be written", "error", err)
-			}
-			failing = err != nil
+		l.flush()
+		select {
+		case <-time.After(logGather):
+		case <-ctx.Done():
 		}
-		spare = batch
 	}
+	l.flush()
+}
+
+// flush writes what is pending.
+func (l *accessLog) flush() {
+	l.mu.Lock()
+	batch := l.pending
+	l.pending = l.spare[:0]
+	l.mu.Unlock()
+	if len(batch) > 0 {
+		_, err := l.w.Write(batch)
+		if err != nil && !l.failing { // once, not once a line
+			l.log.Error("access log cannot be written", "error", err)
+		}
+		l.failing = err != nil
+	}
+	l.spare = batch
 }

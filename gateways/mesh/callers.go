@@ -68,20 +68,30 @@ func (m *Mesh) accept(ctx context.Context, l *listener) {
 			continue
 		}
 		m.live.begin()
-		m.serving.Go(func() {
-			defer m.live.done()
-			if u := l.upstream.Load(); u != nil {
-				m.serveUpstream(ctx, conn, u)
-			} else {
-				m.serveLocal(ctx, conn)
-			}
-		})
+		m.serving.Add(1)
+		go m.serve(ctx, conn, l)
 	}
+}
+
+// serve serves one connection that l has accepted. It may return before the connection has ended.
+func (m *Mesh) serve(ctx context.Context, c callerConn, l *listener) {
+	if u := l.upstream.Load(); u != nil {
+		m.serveUpstream(ctx, c, u)
+	} else {
+		m.serveLocal(ctx, c)
+	}
+}
+
+// served is the end of a connection that was accepted.
+func (m *Mesh) served() {
+	m.live.done()
+	m.serving.Done()
 }
 
 // serveUpstream serves a connection to the listener of u: whoever reaches it counts as u's caller.
 func (m *Mesh) serveUpstream(ctx context.Context, c callerConn, u *federation.Upstream) {
-	m.serveOutbound(ctx, c, caller{bound: u.Caller, assurance: federation.AssuranceBinding, wants: u.Service, upstream: u.Name})
+	who := caller{bound: u.Caller, assurance: federation.AssuranceBinding, wants: u.Service, upstream: u.Name}
+	m.serveOutbound(ctx, c, who, m.served)
 }
 
 // serveLocal serves a connection to the local mTLS listener: the certificate says who calls, the server name whom.
@@ -94,9 +104,10 @@ func (m *Mesh) serveLocal(ctx context.Context, c callerConn) {
 		abort(c)
 		m.finish(&record{start: start, direction: outbound, source: who.id, srcRegion: m.cfg.Region, destination: who.wants.Service,
 			dstRegion: who.wants.Region, flags: flagProtocol, reason: err.Error()})
+		m.served()
 		return
 	}
-	m.serveOutbound(ctx, secured, who)
+	m.serveOutbound(ctx, secured, who, m.served)
 }
 
 // identify completes the handshake and fills who in.

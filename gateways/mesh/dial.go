@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"syscall"
 	"time"
 
@@ -51,21 +50,24 @@ func (m *Mesh) pool(snap *route.Snapshot, target route.LocalTarget) *balance.Poo
 	return pool
 }
 
-// resolver returns the settings of service, defaults filled in.
-func (m *Mesh) resolver(snap *route.Snapshot, service federation.ServiceName) federation.Resolver {
+// resolver returns the settings of service, defaults filled in. They are not to be changed.
+func (m *Mesh) resolver(snap *route.Snapshot, service federation.ServiceName) *federation.Resolver {
 	if u, found := snap.Upstream(federation.ServiceRef{Service: service}); found {
-		return u.Resolver
+		return &u.Resolver
 	}
-	return federation.Resolver{}.Defaulted()
+	r := federation.Resolver{}.Defaulted()
+	return &r
 }
 
 // dialing is an attempt to connect one of a service's instances.
 type dialing struct {
-	service federation.ServiceName
-	pool    *balance.Pool
-	modes   []balance.Mode // in the order they are gone through
-	timeout time.Duration  // of each instance
-	failed  func(balance.Endpoint, error)
+	conn     *conn
+	service  federation.ServiceName
+	pool     *balance.Pool
+	modes    []balance.Mode // in the order they are gone through
+	timeout  time.Duration  // of each instance
+	deadline time.Time      // of all
+	failed   func()         // is told of each that refused
 }
 
 // The ways to pick: first only what is good, in need what is there.
@@ -77,29 +79,29 @@ var (
 
 // dial connects one instance and returns it with the lease that counts the connection. It tries others while they refuse,
 // and returns errNoInstance when there was none to try, else the last refusal.
-func (m *Mesh) dial(ctx context.Context, d dialing) (callerConn, balance.Lease, error) {
+func (m *Mesh) dial(d dialing) (callerConn, balance.Lease, error) {
 	var tried [maxDials]int
 	n, mode := 0, 0
 	err := errNoInstance
-	for n < maxDials && mode < len(d.modes) && ctx.Err() == nil {
+	for n < maxDials && mode < len(d.modes) && spent(d.conn, d.deadline) == nil {
 		lease, ok := d.pool.Pick(tried[:n], d.modes[mode])
 		if !ok {
 			mode++
 			continue
 		}
 		endpoint, start := lease.Endpoint(), time.Now()
-		c, failure := connect(ctx, endpoint, d.timeout)
+		c, failure := connect(d.conn, endpoint, earlier(start.Add(d.timeout), d.deadline))
 		if failure == nil {
 			lease.Connected(time.Since(start))
 			return c, lease, nil
 		}
-		if ctx.Err() != nil { // given up here, not by the instance
+		if over := spent(d.conn, d.deadline); over != nil { // given up here, not by the instance
 			lease.Done(balance.Abandoned)
-			return nil, balance.Lease{}, ctx.Err()
+			return nil, balance.Lease{}, over
 		}
 		tried[n], err = lease.Index(), failure
 		n++
-		d.failed(endpoint, failure)
+		d.failed()
 		if exhausted(failure) { // this host is at fault: a healthy instance must not be ejected for it
 			lease.Done(balance.Abandoned)
 			continue
@@ -112,18 +114,28 @@ func (m *Mesh) dial(ctx context.Context, d dialing) (callerConn, balance.Lease, 
 	return nil, balance.Lease{}, err
 }
 
-// connect opens a connection to e, whose address must be one that a catalog may name.
-func connect(ctx context.Context, e balance.Endpoint, timeout time.Duration) (callerConn, error) {
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// connect opens a connection to e for c, whose address must be one that a catalog may name.
+func connect(c *conn, e balance.Endpoint, deadline time.Time) (callerConn, error) {
 	if err := federation.CheckAddress(e.Address.Addr()); err != nil {
 		return nil, fmt.Errorf("connect instance %q: %w", e.Instance, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	c, err := (&net.Dialer{}).DialTCP(ctx, "tcp", netip.AddrPort{}, e.Address)
+	ctx, stop := context.WithDeadline(context.Background(), deadline)
+	defer stop()
+	c.waits(stop)
+	// Not DialTCP: it binds the local port before the kernel knows where to, so that a port serves one connection and not one
+	// for each instance.
+	to, err := (&net.Dialer{}).DialContext(ctx, "tcp", e.Address.String())
 	if err != nil {
 		return nil, fmt.Errorf("connect instance %q: %w", e.Instance, err)
 	}
-	return c, nil
+	return to.(*net.TCPConn), nil
 }
 
 // exhausted reports whether a connection failed for want of something on this host: file descriptors, memory, or a local port

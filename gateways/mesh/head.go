@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/tradewind-mesh/tradewind/gateways/splice"
 )
 
 const (
@@ -87,21 +89,28 @@ func (h *head) release() {
 func (h *head) read() (fresh []byte) {
 	room := h.room()
 	n, err := h.conn.Read(room)
+	h.took(n, err)
+	return room[:n]
+}
+
+// took notes what reading into the room has brought, and reports whether that was anything.
+func (h *head) took(n int, err error) bool {
 	h.n += n
 	switch {
 	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
+		return n > 0
 	case errors.Is(err, io.EOF):
 		h.eof = true
 	default:
 		h.ended = err
 	}
-	return room[:n]
+	return true
 }
 
 // offer sends the caller's bytes on f, those already read first, and returns once the peer has taken the flow (nil) or not.
-// When it has not, and sent is false, nothing of the caller's has left this gateway.
-func (h *head) offer(ctx context.Context, f Flow) (sent bool, err error) {
-	if h.n == 0 && !h.eof {
+// When it has not, and sent is false, nothing of the caller's has left this gateway. stop ends ctx.
+func (h *head) offer(ctx context.Context, stop func(), f Flow) (sent bool, err error) {
+	if h.n == 0 && !h.eof && !h.took(splice.ReadNow(h.conn, h.room())) { // a look is cheaper than a deadline
 		_ = h.conn.SetReadDeadline(time.Now().Add(firstBytesWait))
 		h.read()
 		_ = h.conn.SetReadDeadline(time.Time{})
@@ -119,18 +128,12 @@ func (h *head) offer(ctx context.Context, f Flow) (sent bool, err error) {
 		return false, err
 	}
 	// A write can fail because the peer has refused: only WaitAccept knows.
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	before, pumped := h.n, make(chan struct{})
-	go func() {
-		defer close(pumped)
-		if err == nil {
-			h.pump(f)
-		}
-		if h.ended != nil {
-			cancel(h.ended) // the caller is gone: nobody waits for the answer
-		}
-	}()
+	if err == nil {
+		go h.pump(f, stop, pumped)
+	} else {
+		close(pumped)
+	}
 	answer := f.WaitAccept(ctx)
 	_ = h.conn.SetReadDeadline(past)
 	if answer != nil {
@@ -144,15 +147,20 @@ func (h *head) offer(ctx context.Context, f Flow) (sent bool, err error) {
 	return sent || h.n > before, answer
 }
 
-// pump sends on what the caller sends until its reading is interrupted, it ends, or the head is full.
-func (h *head) pump(f Flow) {
+// pump sends on what the caller sends until its reading is interrupted, it ends, or the head is full; then it closes done.
+// When the caller is gone it calls stop, because nobody waits for the answer any more.
+func (h *head) pump(f Flow, stop func(), done chan<- struct{}) {
+	defer close(done)
 	for !h.eof && h.ended == nil && h.n < maxHead {
 		fresh := h.read()
 		if len(fresh) == 0 {
-			return
+			break
 		}
 		if _, err := f.Write(fresh); err != nil {
-			return // WaitAccept says why
+			break // WaitAccept says why
 		}
+	}
+	if h.ended != nil {
+		stop()
 	}
 }

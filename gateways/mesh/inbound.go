@@ -11,7 +11,6 @@ import (
 	"github.com/tradewind-mesh/tradewind/gateways/balance"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
-	"github.com/tradewind-mesh/tradewind/gateways/splice"
 )
 
 // maxReports leaves room among a flow's OUTCOME frames for later ones.
@@ -22,54 +21,47 @@ const maxReports = flow.MaxOutcomes - 1
 func (m *Mesh) HandleFlow(ctx context.Context, in Incoming) {
 	m.live.begin()
 	defer m.live.done()
-	snap, open, peer := m.cfg.Table.Load(), in.Open(), in.Peer()
-	rec := record{
-		start: time.Now(), direction: inbound, source: open.Source, assurance: federation.Assurance(open.Assurance),
-		srcRegion: peer, dstRegion: m.cfg.Region, peer: peer,
-	}
-	defer func() { m.finish(&rec) }()
+	snap, peer := m.cfg.Table.Load(), in.Peer()
+	rec, asked := m.arrived(in)
+	defer m.finish(rec)
 	release, full := m.admit(peer)
 	defer release()
 	switch {
 	case m.draining.Load():
-		m.refuse(in, &rec, refusal{flow.RefusedDraining, flagLocal, "this gateway is draining"})
+		m.refuse(in, rec, refusal{flow.RefusedDraining, flagLocal, "this gateway is draining"})
 		return
 	case full:
-		m.refuse(in, &rec, refusal{flow.RefusedOverloaded, flagOverflow, "the peer has too many open flows"})
+		m.refuse(in, rec, refusal{flow.RefusedOverloaded, flagOverflow, "the peer has too many open flows"})
 		return
 	}
 
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	service, err := federation.ParseServiceName(open.Service)
+	service, err := federation.ParseServiceName(asked)
 	if err != nil {
-		m.refuse(in, &rec, refusal{flow.RefusedNotAllowed, flagNoRoute, err.Error()})
+		m.refuse(in, rec, refusal{flow.RefusedNotAllowed, flagNoRoute, err.Error()})
 		return
 	}
 	rec.destination = service
-	conn := &conn{direction: inbound, source: open.Source, assurance: rec.assurance, service: service, peer: peer, cancel: cancel}
-	conn.flow.Store(&resetter{in.Reset})
+	conn := &conn{direction: inbound, source: rec.source, assurance: rec.assurance, service: service, peer: peer, flow: in}
 	m.live.add(conn) // a publication from here on finds it; for one before that, see overtaken
 	defer m.live.remove(conn)
+	defer context.AfterFunc(ctx, func() { conn.cut(context.Cause(ctx)) })()
 
-	local, refused := m.permit(snap, &rec)
+	local, refused := m.permit(snap, rec)
 	if refused != nil {
-		m.refuse(in, &rec, *refused)
+		m.refuse(in, rec, *refused)
 		return
 	}
 	resolver := m.resolver(snap, service)
-	dialCtx, stop := context.WithTimeout(ctx, acceptRounds*resolver.ConnectTimeout.D())
-	instance, lease, err := m.dial(dialCtx, dialing{
-		service: service, pool: m.pool(snap, local), modes: whenAsked, timeout: resolver.ConnectTimeout.D(),
-		failed: func(balance.Endpoint, error) {
+	instance, lease, err := m.dial(dialing{
+		conn: conn, service: service, pool: m.pool(snap, local), modes: whenAsked,
+		timeout: resolver.ConnectTimeout.D(), deadline: rec.start.Add(acceptRounds * resolver.ConnectTimeout.D()), failed: func() {
 			if rec.retries++; rec.retries < maxReports {
 				_ = in.Report(flow.Outcome{Result: flow.ResultUnreachable})
 			}
 		},
 	})
-	stop()
 	if err != nil {
-		m.refuse(in, &rec, unavailable(conn, err))
+		m.refuse(in, rec, unavailable(conn, err))
 		return
 	}
 	rec.endpoint = endpointName(lease.Endpoint())
@@ -86,12 +78,22 @@ func (m *Mesh) HandleFlow(ctx context.Context, in Incoming) {
 		rec.flags, rec.reason = flagDownstream, err.Error()
 		return
 	}
-	handles := m.opened(&rec)
-	result := splice.Both(ctx, in, instance, splice.Options{Idle: resolver.IdleTimeout.D()})
+	handles := m.opened(rec)
+	result := conn.splice(in, instance, resolver.IdleTimeout.D())
 	lease.Done(fared(result))
-	rec.ended(result, conn.ended.Load())
+	rec.ended(result, conn.why())
 	rec.received, rec.sent = result.AtoB, result.BtoA
-	handles.finished(&rec)
+	handles.finished(rec)
+}
+
+// arrived begins the record of a flow, and returns the service that it asks for. It is a function so that what OPEN holds does
+// not stay on the stack for as long as the flow is open.
+func (m *Mesh) arrived(in Incoming) (rec *record, service string) {
+	open, peer := in.Open(), in.Peer()
+	return &record{
+		start: time.Now(), direction: inbound, source: open.Source, assurance: federation.Assurance(open.Assurance),
+		srcRegion: peer, dstRegion: m.cfg.Region, peer: peer,
+	}, open.Service
 }
 
 // permit decides whether a flow may reach the service it asks for, and returns that service or the refusal. What the source's
@@ -132,7 +134,7 @@ func (m *Mesh) refuse(in Incoming, rec *record, r refusal) {
 
 // unavailable is the answer when no instance took the connection: the caller's gateway then tries another region.
 func unavailable(c *conn, err error) refusal {
-	switch e := c.ended.Load(); {
+	switch e := c.why(); {
 	case e != nil:
 		return refusal{flow.RefusedNotAllowed, flagLocal, e.reason}
 	case errors.Is(err, errNoInstance):

@@ -287,7 +287,7 @@ func TestExpiryLooksOnlyWhereItMust(t *testing.T) {
 	l, now := newLive(), time.Now()
 	var ended []*conn
 	open := func(life time.Duration) *conn {
-		c := &conn{cancel: func() {}}
+		c := &conn{}
 		if life != 0 {
 			c.chain = []*x509.Certificate{{NotAfter: now.Add(life)}}
 		}

@@ -23,11 +23,12 @@ type lane struct {
 	conn net.Conn
 	peer federation.Region
 
-	mu   sync.Mutex // guards out, held and the writing of conn
-	out  flow.Out
-	held []byte
+	mu  sync.Mutex // guards out, way and the writing of conn
+	out flow.Out
+	way flow.Way
 
 	in       flow.In
+	place    flow.Place
 	left     int // octets of the DATA frame at hand
 	eof      bool
 	answered bool
@@ -43,18 +44,19 @@ func (l *lane) frame() (flow.Event, error) {
 		return flow.Event{}, l.died(err)
 	}
 	h := flow.ParseHeader(raw[:])
-	if err := l.in.Header(h); err != nil {
+	if err := l.in.Header(&l.place, h); err != nil {
 		return flow.Event{}, err
 	}
 	if h.Type == flow.TypeData {
 		l.left = h.Length
+		l.in.Took(h.Length)
 		return flow.Event{Type: h.Type}, nil
 	}
 	body := make([]byte, h.Length)
 	if _, err := io.ReadFull(l.conn, body); err != nil {
 		return flow.Event{}, l.died(err)
 	}
-	e, err := l.in.Body(h, body)
+	e, err := l.in.Body(&l.place, h, body)
 	switch {
 	case err != nil:
 		return e, err
@@ -95,11 +97,10 @@ func (l *lane) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// send writes what is held and b. l.mu is held.
+// send writes what waits and b. l.mu is held.
 func (l *lane) send(b []byte) error {
-	b = append(l.held, b...)
-	l.held = nil
-	if len(b) == 0 {
+	waiting, _ := l.out.Next(&l.way, nil)
+	if b = append(waiting, b...); len(b) == 0 {
 		return nil
 	}
 	if _, err := l.conn.Write(b); err != nil {
@@ -114,7 +115,7 @@ func (l *lane) Write(p []byte) (int, error) {
 	for n := 0; n < len(p); {
 		size := min(len(p)-n, flow.MaxData)
 		b := make([]byte, flow.HeaderLen, flow.HeaderLen+size)
-		if err := l.out.Data(b, size); err != nil {
+		if err := l.out.Data(&l.way, b, size); err != nil {
 			return n, net.ErrClosed
 		}
 		if err := l.send(append(b, p[n:n+size]...)); err != nil {
@@ -132,15 +133,11 @@ func (l *lane) Flush() error {
 	return l.send(nil)
 }
 
-func (l *lane) emit(f func([]byte) ([]byte, error), now bool) error {
+func (l *lane) emit(f func() error, now bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b, err := f(nil)
-	if err != nil {
+	if err := f(); err != nil || !now {
 		return err
-	}
-	if l.held = append(l.held, b...); !now {
-		return nil
 	}
 	return l.send(nil)
 }
@@ -157,7 +154,7 @@ func (l *lane) Abort() { l.Reset(flow.ResetAborted) }
 
 func (l *lane) Reset(code flow.ResetCode) {
 	_ = l.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	_ = l.emit(func(b []byte) ([]byte, error) { return l.out.Reset(b, code) }, true)
+	_ = l.emit(func() error { return l.out.Reset(code, nil) }, true)
 	l.linger()
 }
 
@@ -193,22 +190,22 @@ func (l *lane) Peer() federation.Region  { return l.peer }
 func (l *lane) Accept() error            { return l.emit(l.out.Accept, true) }
 
 func (l *lane) Refuse(code flow.RefusalCode, reason string) error {
-	return l.emit(func(b []byte) ([]byte, error) { return l.out.Refuse(b, code, reason) }, true)
+	return l.emit(func() error { return l.out.Refuse(code, reason) }, true)
 }
 
 func (l *lane) Report(o flow.Outcome) error {
-	return l.emit(func(b []byte) ([]byte, error) { return l.out.Outcome(b, o) }, false)
+	return l.emit(func() error { return l.out.Outcome(o) }, false)
 }
 
 // openLane is the opener's end over conn.
 func openLane(conn net.Conn, peer federation.Region, o flow.Open) (*lane, error) {
-	l := &lane{conn: conn, peer: peer, out: flow.NewOut(flow.Opener), in: flow.NewIn(flow.Opener)}
-	return l, l.emit(func(b []byte) ([]byte, error) { return l.out.Open(b, o) }, false)
+	l := &lane{conn: conn, peer: peer, way: flow.Way{ID: 1}, out: flow.NewOut(flow.Opener), in: flow.NewIn(flow.Opener)}
+	return l, l.emit(func() error { return l.out.Open(o) }, false)
 }
 
 // acceptLane is the answerer's end over conn, OPEN read.
 func acceptLane(conn net.Conn, peer federation.Region) (*lane, error) {
-	l := &lane{conn: conn, peer: peer, out: flow.NewOut(flow.Answerer), in: flow.NewIn(flow.Answerer)}
+	l := &lane{conn: conn, peer: peer, way: flow.Way{ID: 1}, out: flow.NewOut(flow.Answerer), in: flow.NewIn(flow.Answerer)}
 	e, err := l.frame()
 	l.opened = e.Open
 	return l, err
@@ -252,7 +249,11 @@ func (n *links) Path(peer federation.Region) tunnel.Path {
 	if l == nil {
 		return tunnel.Path{Peer: peer, LastError: "no such peer"}
 	}
-	return tunnel.Path{Peer: peer, Up: !l.down, RTT: l.rtt, Address: "192.0.2.1:8443", Lane: "test"}
+	path := tunnel.Path{Peer: peer, Up: !l.down, RTT: l.rtt, Address: "192.0.2.1:8443", Lane: "test"}
+	if path.Up {
+		path.Sessions = 1
+	}
+	return path
 }
 
 func (n *links) Ask(ctx context.Context, peer federation.Region, question []byte) ([]byte, error) {

@@ -1,8 +1,9 @@
 package mesh
 
 import (
-	"context"
+	"cmp"
 	"crypto/x509"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
+	"github.com/tradewind-mesh/tradewind/gateways/splice"
 )
 
 // liveShards spreads the registry of open connections over locks, so that opening and closing do not queue up behind a
@@ -27,30 +29,38 @@ type live struct {
 }
 
 type liveShard struct {
-	mu    sync.Mutex
-	conns map[*conn]struct{}
-	first time.Time // no caller's certificate in this shard ends before; zero: unknown
-	_     [64]byte  // a lock for each cache line
+	mu     sync.Mutex
+	newest *conn     // the others follow as older
+	first  time.Time // no caller's certificate in this shard ends before; zero: unknown
+	_      [64]byte  // a lock for each cache line
 }
 
 // conn is one open connection, with all that is needed to judge it again.
 type conn struct {
-	shard     *liveShard
+	shard        *liveShard
+	newer, older *conn // its neighbours there
+
 	direction direction
 	source    spiffeid.ID
 	assurance federation.Assurance
 	chain     []*x509.Certificate // of the caller's SVID; nil when the caller is bound to a listener
 	service   federation.ServiceName
-	region    atomic.Pointer[federation.Region] // where it goes; outbound, while several may still be tried, the one being tried
-	peer      federation.Region                 // inbound: whose gateway brought it
-	ended     atomic.Pointer[ending]
-	flow      atomic.Pointer[resetter] // the tunnel's side, once there is one
-	cancel    context.CancelFunc       // makes whoever serves the connection reset both sides and return
+	peer      federation.Region // inbound: whose gateway brought it
+	pinned    bool              // outbound: to the one region that the caller has named
+
+	mu     sync.Mutex
+	region federation.Region // where it goes; outbound, while several may still be tried, the one being tried; empty: here
+	flow   resetter          // the tunnel's side, while there is one
+	stop   func()            // ends what the connection is waiting for at the moment: an answer, a dial
+	pair   *splice.Pair      // its bytes, once it has been connected
+	over   bool              // stop has been called for, and so will be every later one
+	cause  error             // of that
+	ended  *ending           // why, if from here
 }
 
 // resetter tells a peer why a flow ends; Reset may be called at any time and more than once.
-type resetter struct {
-	Reset func(code flow.ResetCode)
+type resetter interface {
+	Reset(code flow.ResetCode)
 }
 
 // ending is why a connection was ended from here.
@@ -61,28 +71,113 @@ type ending struct {
 
 // end resets the connection for e. Only the first reason counts.
 func (c *conn) end(e ending) {
-	if !c.ended.CompareAndSwap(nil, &e) {
+	c.mu.Lock()
+	if c.ended != nil {
+		c.mu.Unlock()
 		return
 	}
-	if f := c.flow.Load(); f != nil {
-		f.Reset(e.code) // before the cancel, which could say no more than "aborted"
+	c.ended = &e
+	f := c.flow
+	c.mu.Unlock()
+	if f != nil {
+		f.Reset(e.code) // before the cut, which could say no more than "aborted"
 	}
-	c.cancel()
+	c.cut(errEnded)
+}
+
+// errEnded is the cause of a cut for which there is an ending.
+var errEnded = errors.New("ended by the gateway")
+
+// cut makes whoever serves the connection reset both sides and return.
+func (c *conn) cut(cause error) {
+	c.mu.Lock()
+	if !c.over {
+		c.over, c.cause = true, cause
+	}
+	stop, pair := c.stop, c.pair
+	c.mu.Unlock()
+	switch {
+	case pair != nil:
+		pair.Cancel(cause)
+	case stop != nil:
+		stop()
+	}
+}
+
+// waits says what ends the wait that begins now. It is called at once when the connection has been cut.
+func (c *conn) waits(stop func()) {
+	c.mu.Lock()
+	c.stop = stop
+	over := c.over
+	c.mu.Unlock()
+	if over {
+		stop()
+	}
+}
+
+func (c *conn) isOver() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.over
+}
+
+// why returns why the connection was ended from here, or nil.
+func (c *conn) why() *ending {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
+// heads says where the connection is about to go.
+func (c *conn) heads(region federation.Region) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.region = region
+}
+
+// rides says what carries the connection to a peer; nil: nothing any more.
+func (c *conn) rides(f resetter) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flow = f
+}
+
+// carry carries the bytes between the caller's side a and b until both have ended or the connection is cut, and then calls over. It
+// may return before that: an idle connection does not keep the stack that has set it up.
+func (c *conn) carry(a, b splice.Conn, idle time.Duration, over func(splice.Result)) {
+	p := splice.New(a, b, splice.Options{Idle: idle, Swept: true})
+	c.mu.Lock()
+	c.pair, c.stop = p, nil
+	cut, cause := c.over, c.cause
+	c.mu.Unlock()
+	if cut {
+		p.Cancel(cause)
+	}
+	p.Run(over)
+}
+
+// sweep looks after a connection whose bytes are being carried.
+func (c *conn) sweep() {
+	c.mu.Lock()
+	p := c.pair
+	c.mu.Unlock()
+	if p != nil {
+		p.Sweep()
+	}
 }
 
 func newLive() *live {
-	l := &live{idle: make(chan struct{}, 1)}
-	for i := range l.shards {
-		l.shards[i].conns = map[*conn]struct{}{}
-	}
-	return l
+	return &live{idle: make(chan struct{}, 1)}
 }
 
 func (l *live) add(c *conn) {
 	c.shard = &l.shards[l.next.Add(1)%liveShards]
 	c.shard.mu.Lock()
 	defer c.shard.mu.Unlock()
-	c.shard.conns[c] = struct{}{}
+	if c.older = c.shard.newest; c.older != nil {
+		c.older.newer = c
+	}
+	c.shard.newest = c
 	if until := notAfter(c.chain); !until.IsZero() && (c.shard.first.IsZero() || until.Before(c.shard.first)) {
 		c.shard.first = until
 	}
@@ -91,7 +186,14 @@ func (l *live) add(c *conn) {
 func (l *live) remove(c *conn) {
 	c.shard.mu.Lock()
 	defer c.shard.mu.Unlock()
-	delete(c.shard.conns, c)
+	if c.newer != nil {
+		c.newer.older = c.older
+	} else {
+		c.shard.newest = c.older
+	}
+	if c.older != nil {
+		c.older.newer = c.newer
+	}
 }
 
 // begin counts a connection from the moment it is accepted.
@@ -122,7 +224,7 @@ func (l *live) each(f func(*conn)) {
 func (s *liveShard) list(into []*conn) []*conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c := range s.conns {
+	for c := s.newest; c != nil; c = c.older {
 		into = append(into, c)
 	}
 	return into
@@ -153,7 +255,7 @@ func (s *liveShard) refresh(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.first = time.Time{}
-	for c := range s.conns {
+	for c := s.newest; c != nil; c = c.older {
 		until := notAfter(c.chain)
 		if until.After(now) && (s.first.IsZero() || until.Before(s.first)) {
 			s.first = until
@@ -183,10 +285,9 @@ func (m *Mesh) verdict(snap *route.Snapshot, c *conn) string {
 			return c.service.String() + " is no longer exported to region " + string(c.peer)
 		}
 	}
-	region := snap.Region()
-	if p := c.region.Load(); p != nil {
-		region = *p
-	}
+	c.mu.Lock()
+	region := cmp.Or(c.region, snap.Region())
+	c.mu.Unlock()
 	if region != snap.Region() {
 		if _, found := snap.Peer(region); !found {
 			return "region " + string(region) + " is no longer a peer"

@@ -31,6 +31,7 @@ import (
 	"github.com/tradewind-mesh/tradewind/gateways/balance"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
+	"github.com/tradewind-mesh/tradewind/gateways/splice"
 )
 
 const (
@@ -38,8 +39,9 @@ const (
 	// seconds, seldom enough that a busy control plane does not keep a core judging.
 	judgeEvery = 250 * time.Millisecond
 
-	// expiryEvery is how often the ends of callers' certificates are looked at: a fifth of the promised five seconds.
-	expiryEvery = time.Second
+	// sweepEvery is how often open connections are looked after, and the ends of callers' certificates: a fifth of the promised
+	// five seconds.
+	sweepEvery = splice.SweepEvery
 
 	// rebindEvery is how often an upstream that could not be bound is tried again: as often as a service manager restarts.
 	rebindEvery = 5 * time.Second
@@ -48,6 +50,9 @@ const (
 	// gateway, so that one peer cannot take the other peers' and the local callers' share.
 	defaultMaxFlows = 32_768
 )
+
+// stopping is how connections end that are still open when Run does.
+var stopping = ending{flow.ResetDraining, "the gateway stops"}
 
 // Config is what a Mesh needs. Table, Tunnel and Region are required.
 type Config struct {
@@ -86,6 +91,7 @@ type Mesh struct {
 	draining atomic.Bool
 	trust    atomic.Uint64 // grows with every change of trust
 	judge    chan struct{} // capacity 1
+	paths    chan struct{} // capacity 1: a way to a peer has gone up or down
 	serving  sync.WaitGroup
 }
 
@@ -100,7 +106,8 @@ func New(cfg Config) *Mesh {
 	if cfg.MaxFlowsPerPeer <= 0 {
 		cfg.MaxFlowsPerPeer = defaultMaxFlows
 	}
-	m := &Mesh{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), live: newLive(), judge: make(chan struct{}, 1)}
+	m := &Mesh{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), live: newLive(),
+		judge: make(chan struct{}, 1), paths: make(chan struct{}, 1)}
 	m.listeners.bound = map[string]*listener{}
 	m.access = newAccessLog(cfg.AccessLog, cfg.Log, m.metrics.accessDropped)
 	m.failovers = failovers{gauge: m.metrics.failovers, log: cfg.Log, now: time.Now}
@@ -123,7 +130,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	m.watch(ctx)
 
 	m.listeners.stop()
-	m.live.each(func(c *conn) { c.end(ending{flow.ResetDraining, "the gateway stops"}) })
+	m.live.each(func(c *conn) { c.end(stopping) })
 	m.serving.Wait()
 	stopLogs()
 	logging.Wait()
@@ -132,8 +139,8 @@ func (m *Mesh) Run(ctx context.Context) error {
 
 // watch keeps what is open in line with what is allowed, until ctx ends.
 func (m *Mesh) watch(ctx context.Context) {
-	expiry, rebind := time.NewTicker(expiryEvery), time.NewTicker(rebindEvery)
-	defer expiry.Stop()
+	sweep, rebind := time.NewTicker(sweepEvery), time.NewTicker(rebindEvery)
+	defer sweep.Stop()
 	defer rebind.Stop()
 	for {
 		select {
@@ -148,7 +155,12 @@ func (m *Mesh) watch(ctx context.Context) {
 				return
 			case <-time.After(judgeEvery):
 			}
-		case <-expiry.C:
+		case <-m.paths:
+			if n := m.leaveLost(); n > 0 {
+				m.log.Info("connections reset because the way they went is lost and another region can serve", "connections", n)
+			}
+		case <-sweep.C:
+			m.live.each((*conn).sweep)
 			m.live.expired(time.Now(), func(c *conn) {
 				c.end(ending{flow.ResetRevoked, "the caller's certificate has expired"})
 			})

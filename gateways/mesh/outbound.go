@@ -25,52 +25,50 @@ const (
 	acceptRounds = 2
 )
 
-// serveOutbound carries one connection of a local caller to an instance, here or in a peer's region.
-func (m *Mesh) serveOutbound(ctx context.Context, c callerConn, who caller) {
+// serveOutbound carries one connection of a local caller to an instance, here or in a peer's region, and calls done when it has ended.
+// It may return before that.
+func (m *Mesh) serveOutbound(ctx context.Context, c callerConn, who caller, done func()) {
 	snap := m.cfg.Table.Load()
 	if !who.bound.IsZero() {
 		who.id = snap.Identity(who.bound)
 	}
-	rec := record{
+	rec := &record{
 		start: time.Now(), direction: outbound, source: who.id, assurance: who.assurance, srcRegion: m.cfg.Region,
 		destination: who.wants.Service, dstRegion: who.wants.Region, upstream: who.upstream,
 	}
-	defer func() { m.finish(&rec) }()
-
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	conn := &conn{direction: outbound, source: who.id, assurance: who.assurance, chain: who.chain, service: who.wants.Service, cancel: cancel}
-	m.live.add(conn) // a publication from here on finds it; for one before that, see overtaken
-	defer m.live.remove(conn)
-
-	upstream, found := snap.Upstream(who.wants)
-	if !found || len(upstream.Candidates) == 0 {
-		abort(c)
-		rec.flags, rec.reason = flagNoRoute, "no region that may serve it has such a service"
-		return
+	conn := &conn{direction: outbound, source: who.id, assurance: who.assurance, chain: who.chain, service: who.wants.Service,
+		pinned: who.wants.Region != ""}
+	end := func() {
+		m.live.remove(conn)
+		m.finish(rec)
+		done()
 	}
-	a := &attempt{plan: plan{mesh: m, snap: snap, upstream: upstream, who: &who}, head: head{conn: c}, conn: conn, rec: &rec}
-	to, err := m.connect(ctx, a)
-	a.head.release()
-	if err != nil {
+	m.live.add(conn) // a publication from here on finds it, as does the end of Run; for one before that, see overtaken
+	if ctx.Err() != nil {
+		conn.end(stopping)
+	}
+
+	to, idle, ok := m.reach(ctx, c, who, conn, rec)
+	if !ok {
 		abort(c)
-		m.explainFailure(a, err)
+		end()
 		return
 	}
 	if why := m.overtaken(snap, who.trust, conn); why != "" {
 		conn.end(ending{flow.ResetRevoked, why})
 	}
-	handles := m.opened(&rec)
-	result := splice.Both(ctx, c, to.conn, splice.Options{Idle: upstream.Resolver.IdleTimeout.D()})
-	if to.flow == nil {
-		to.lease.Done(fared(result))
-	} else {
-		rec.endpoint = answeredBy(to.flow)
-	}
-	rec.ended(result, conn.ended.Load())
-	rec.received, rec.sent = result.AtoB, result.BtoA
-	rec.received += int64(to.ahead)
-	handles.finished(&rec)
+	handles := m.opened(rec)
+	conn.carry(c, to.conn, idle, func(result splice.Result) {
+		if to.flow == nil {
+			to.lease.Done(fared(result))
+		} else {
+			rec.endpoint = answeredBy(to.flow)
+		}
+		rec.ended(result, conn.why())
+		rec.received, rec.sent = result.AtoB+int64(to.ahead), result.BtoA
+		handles.finished(rec)
+		end()
+	})
 }
 
 // target is what a connection was connected to.
@@ -87,21 +85,35 @@ type attempt struct {
 	head head
 	conn *conn
 	rec  *record
+
+	deadline time.Time // of the whole search
+}
+
+// over returns why the search may not go on, or nil.
+func (a *attempt) over() error { return spent(a.conn, a.deadline) }
+
+// spent returns why nothing more may be tried for c: it was cut, or deadline has passed.
+func spent(c *conn, deadline time.Time) error {
+	switch {
+	case c.isOver():
+		return context.Canceled
+	case !time.Now().Before(deadline):
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 // connect goes through the plan until an instance has the connection. The error is errNoInstance when there was nothing to
 // try, else that of the last attempt.
 func (m *Mesh) connect(ctx context.Context, a *attempt) (target, error) {
 	p, rec := &a.plan, a.rec
-	ctx, cancel := context.WithTimeout(ctx, connectRounds*p.upstream.Resolver.ConnectTimeout.D())
-	defer cancel()
 	failure := errNoInstance
-	for ctx.Err() == nil {
-		s, ok := p.next()
-		if !ok {
+	for {
+		s, ok := p.next() // asked first, because what it decides is in the record
+		if !ok || a.over() != nil {
 			break
 		}
-		a.conn.region.Store(&s.Region)
+		a.conn.heads(s.Region)
 		rec.dstRegion, rec.peer, rec.endpoint = s.Region, "", ""
 		var (
 			to    target
@@ -109,7 +121,7 @@ func (m *Mesh) connect(ctx context.Context, a *attempt) (target, error) {
 			err   error
 		)
 		if s.IsLocal() {
-			to, final, err = m.connectHere(ctx, a, s)
+			to, final, err = m.connectHere(a, s)
 		} else {
 			rec.peer = s.Region
 			to, final, err = m.connectThere(ctx, a, s)
@@ -124,23 +136,23 @@ func (m *Mesh) connect(ctx context.Context, a *attempt) (target, error) {
 			failure = err
 		}
 	}
-	if ctx.Err() != nil && errors.Is(failure, errNoInstance) {
-		failure = ctx.Err()
+	if over := a.over(); over != nil && errors.Is(failure, errNoInstance) {
+		failure = over
 	}
 	return target{}, failure
 }
 
 // connectHere connects an instance of this region. final is as with connectThere.
-func (m *Mesh) connectHere(ctx context.Context, a *attempt, s step) (to target, final bool, err error) {
+func (m *Mesh) connectHere(a *attempt, s step) (to target, final bool, err error) {
 	upstream := a.plan.upstream
 	d := dialing{
-		service: upstream.Service, pool: m.pool(a.plan.snap, s.Local), modes: onlyUsable, timeout: upstream.Resolver.ConnectTimeout.D(),
-		failed: func(balance.Endpoint, error) { a.rec.retries++ },
+		conn: a.conn, service: upstream.Service, pool: m.pool(a.plan.snap, s.Local), modes: onlyUsable,
+		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: a.deadline, failed: func() { a.rec.retries++ },
 	}
 	if s.why != dropNot {
 		d.modes = inPanic
 	}
-	c, lease, err := m.dial(ctx, d)
+	c, lease, err := m.dial(d)
 	if err != nil {
 		if errors.Is(err, errNoInstance) {
 			a.plan.passOver(s, dropUnhealthy)
@@ -171,18 +183,20 @@ func (m *Mesh) connectThere(ctx context.Context, a *attempt, s step) (to target,
 		p.passOver(s, dropNoPath)
 		return target{}, false, err
 	}
-	a.conn.flow.Store(&resetter{f.Reset})
-	waiting, cancel := context.WithTimeout(ctx, acceptRounds*p.upstream.Resolver.ConnectTimeout.D()+s.rtt)
-	defer cancel()
-	sent, err := a.head.offer(waiting, f)
+	a.conn.rides(f)
+	patience := min(acceptRounds*p.upstream.Resolver.ConnectTimeout.D()+s.rtt, time.Until(a.deadline))
+	waiting, stop := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer stop()
+	a.conn.waits(stop)
+	sent, err := a.head.offer(waiting, stop, f)
 	region := m.cfg.Balance.Region(p.upstream.Service, s.Region)
 	if err == nil {
 		region.Served()
 		return target{conn: f, flow: f, ahead: a.head.n}, false, nil
 	}
-	a.conn.flow.Store(nil)
+	a.conn.rides(nil)
 	_ = f.Close()
-	if a.head.ended != nil || ctx.Err() != nil { // the caller left, or it was ended from here
+	if a.head.ended != nil || a.over() != nil { // the caller left, or it was ended from here
 		return target{}, true, err
 	}
 	a.rec.retries++
@@ -227,7 +241,7 @@ func (m *Mesh) explainFailure(a *attempt, err error) {
 	rec.reason = err.Error()
 	var refused *tunnel.RefusedError
 	var left *callerLeftError
-	switch e := a.conn.ended.Load(); {
+	switch e := a.conn.why(); {
 	case e != nil:
 		rec.flags, rec.reason = flagLocal, e.reason
 	case errors.As(err, &left):

@@ -215,7 +215,7 @@ func BenchmarkRejudge(b *testing.B) {
 	}
 	table.Publish(snap)
 	for range 10_000 {
-		m.live.add(&conn{direction: outbound, source: snap.Identity(planWeb), assurance: 1, service: planShop, cancel: func() {}})
+		m.live.add(&conn{direction: outbound, source: snap.Identity(planWeb), assurance: 1, service: planShop})
 	}
 	for b.Loop() {
 		if n := m.rejudge(); n != 0 {

@@ -215,3 +215,92 @@ func TestPublicationBetweenDecisionAndFirstByte(t *testing.T) {
 		_ = far.Close()
 	})
 }
+
+// TestConnectionThatComesAsTheGatewayStops is accepted too late to be found among the open ones when Run ends them.
+func TestConnectionThatComesAsTheGatewayStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tun := &quietTunnel{open: func() *quietFlow {
+			_, near := net.Pipe()
+			return &quietFlow{Conn: near, never: true}
+		}}
+		m := quietMesh(t, tun, io.Discard)
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		_, c := net.Pipe()
+		conn, start := &pipeConn{Conn: c, closed: make(chan struct{})}, time.Now()
+		m.serveOutbound(ctx, conn, quietCaller)
+		<-conn.closed
+		if took := time.Since(start); took != 0 || tun.n != 0 {
+			t.Errorf("it took %v and %d flows", took, tun.n)
+		}
+		if !bytes.Contains(m.access.pending, []byte(`"response_flags":"LR"`)) || !bytes.Contains(m.access.pending, []byte(stopping.reason)) {
+			t.Errorf("access log says %s", m.access.pending)
+		}
+	})
+}
+
+// TestCutEndsWhatIsWaitedFor goes through the waits of one connection.
+func TestCutEndsWhatIsWaitedFor(t *testing.T) {
+	f := &quietFlow{}
+	_, f.Conn = net.Pipe()
+	c := &conn{}
+	var first, second, third int
+	c.waits(func() { first++ })
+	c.waits(func() { second++ })
+	c.rides(f)
+	c.end(ending{flow.ResetRevoked, "one"})
+	c.end(ending{flow.ResetDraining, "two"})
+	c.waits(func() { third++ })
+	if first != 0 || second != 1 || third != 1 || !c.isOver() || c.why().reason != "one" {
+		t.Errorf("stopped %d, %d and %d times, %+v", first, second, third, c.why())
+	}
+	if len(f.resets) != 1 || f.resets[0] != flow.ResetRevoked {
+		t.Errorf("the peer was told %v", f.resets)
+	}
+}
+
+// countedWrites is a log file that counts its system calls.
+type countedWrites struct {
+	mu           sync.Mutex
+	calls, lines int
+	at           time.Time
+}
+
+func (w *countedWrites) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.calls, w.lines, w.at = w.calls+1, w.lines+bytes.Count(b, []byte("\n")), time.Now()
+	return len(b), nil
+}
+
+func TestAccessLogLinesGather(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &countedWrites{}
+		m := quietMesh(t, &quietTunnel{}, w)
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); m.access.run(ctx) }()
+		start := time.Now()
+		m.access.write(&record{})
+		synctest.Wait()
+		if w.lines != 1 || !w.at.Equal(start) {
+			t.Errorf("a lone line was out after %v", w.at.Sub(start))
+		}
+		for range 1000 { // a second at a thousand a second
+			<-time.After(time.Millisecond)
+			m.access.write(&record{})
+		}
+		<-time.After(logGather)
+		synctest.Wait()
+		if w.lines != 1001 || w.calls > 210 {
+			t.Errorf("%d lines in %d writes", w.lines, w.calls)
+		}
+		m.access.write(&record{})
+		m.access.write(&record{})
+		stop()
+		<-done
+		if w.lines != 1003 {
+			t.Errorf("%d of 1003 lines", w.lines)
+		}
+	})
+}

@@ -42,6 +42,9 @@ type Incoming interface {
 	Refuse(code flow.RefusalCode, reason string) error
 	Report(outcome flow.Outcome) error
 	Reset(code flow.ResetCode)
+	// Keep lets the flow go on until Release when HandleFlow has returned; lost is told, beside everything else, that it failed.
+	Keep(lost func(error))
+	Release()
 }
 
 // Over returns t as the data path uses it.

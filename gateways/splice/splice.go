@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,7 +23,8 @@ type Conn interface {
 	io.Reader
 	io.Writer
 	io.Closer
-	// CloseWrite tells the other end that no more bytes follow. It is called after the last Write, never beside one.
+	// CloseWrite tells the other end that no more bytes follow. It is called after the last Write, never beside one. Close alone
+	// must do so too when everything was read to the end.
 	CloseWrite() error
 }
 
@@ -85,84 +87,212 @@ type Result struct {
 	Err        error // the error behind Reset, Failed and Cancelled
 }
 
-// Options is what Both can be told.
+// Options is what a Pair can be told.
 type Options struct {
-	Idle time.Duration // no byte either way for so long ends it; 0: never
+	Idle  time.Duration // no byte either way for so long ends it; 0: never
+	Swept bool          // somebody calls Sweep every SweepEvery: it then holds no timer, and next to no stack while it is idle
 }
+
+const (
+	// SweepEvery is how often Sweep is to be called.
+	SweepEvery = time.Second
+
+	// dozeAfter is how long nothing has to pass before a direction moves to a fresh stack: longer than a conversation pauses,
+	// because what comes next grows the stack again, which costs a few microseconds.
+	dozeAfter = SweepEvery
+)
 
 // Both copies from a to b and from b to a until both directions have ended, closes both connections and says how it went. An
-// end of one side is passed on as CloseWrite and the other direction goes on. Every other way to end is passed to the other
-// side as a reset. When ctx ends, both sides are reset. There is no limit on the number of bytes.
+// end of one side is passed on as CloseWrite and the other direction goes on; the second end closes both. Every other way to
+// end is passed to the other side as a reset. When ctx ends, both sides are reset. There is no limit on the number of bytes.
 func Both(ctx context.Context, a, b Conn, o Options) Result {
-	p := &pair{a: a, b: b, idle: o.Idle, start: time.Now()}
-	stop := context.AfterFunc(ctx, func() { p.end(Neither, Cancelled, context.Cause(ctx)) })
+	p := New(a, b, o)
+	stop := context.AfterFunc(ctx, func() { p.Cancel(context.Cause(ctx)) })
 	defer stop()
-	if src, dst, ok := kernelPair(a, b); ok {
-		p.lastByte = kernelActivity(src, dst)
-	}
-	if p.idle > 0 {
-		p.mu.Lock()
-		p.timer = time.AfterFunc(p.idle, p.checkIdle)
-		p.mu.Unlock()
-		defer p.timer.Stop()
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		p.copy(direction{src: b, dst: a, from: B, to: A, n: &p.result.BtoA})
-	}()
-	p.copy(direction{src: a, dst: b, from: A, to: B, n: &p.result.AtoB})
-	<-done
-	_ = a.Close()
-	_ = b.Close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ended = true // a checkIdle that is on its way must not arm the timer again
-	return p.result
+	over := make(chan Result, 1)
+	p.Run(func(r Result) { over <- r })
+	return <-over
 }
 
-// pair is one run of Both.
-type pair struct {
+// Pair is two connections about to be spliced. While it runs, their read deadlines are its own.
+type Pair struct {
 	a, b     Conn
 	idle     time.Duration
-	start    time.Time
-	progress atomic.Int64         // when the last byte went, in nanoseconds since start
-	lastByte func() time.Duration // how long ago the kernel saw the last byte; nil where the bytes pass through here
+	over     func(Result)
+	progress atomic.Int64 // when the last byte went, as far as is known: see now
+	running  atomic.Int32 // directions
+	ends     atomic.Int32 // of them, ended in order
+	swept    bool
+	aToB     direction
+	bToA     direction
 
 	mu     sync.Mutex
-	timer  *time.Timer
 	ended  bool // result.Cause is final
+	timer  *time.Timer
 	result Result
 }
 
-type direction struct {
-	src, dst Conn
-	from, to Side
-	n        *int64
+// New returns a Pair that does nothing before Run.
+func New(a, b Conn, o Options) *Pair {
+	p := &Pair{a: a, b: b, idle: o.Idle, swept: o.Swept}
+	p.running.Store(2)
+	p.progress.Store(now())
+	return p
 }
 
-// copy runs one direction to its end.
-func (p *pair) copy(d direction) {
-	n, side, err := p.move(d)
-	*d.n = n
-	if err == nil { // src ended in order
-		p.closed(d.from)
-		_ = d.dst.CloseWrite() // dst may be gone already: the other direction says so
+var epoch = time.Now()
+
+// now is a clock for intervals, in nanoseconds.
+func now() int64 { return int64(time.Since(epoch)) }
+
+// Run is Both without a context. It calls over with the result at the end, in whatever goroutine that comes to pass, and returns at
+// the end or before it: an idle connection does not keep the stack that has set it up. It is called once.
+func (p *Pair) Run(over func(Result)) {
+	p.over = over
+	if p.idle > 0 && (!p.swept || p.idle <= 2*SweepEvery) {
+		p.alarm(p.idle)
+	}
+	go p.copy(&p.bToA)
+	p.copy(&p.aToB)
+}
+
+// alarm has the idle limit looked at in d.
+func (p *Pair) alarm(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.ended:
+	case p.timer == nil:
+		p.timer = time.AfterFunc(d, p.checkIdle)
+	default:
+		p.timer.Reset(d)
+	}
+}
+
+// Cancel resets both sides; cause becomes the result's error. It may be called at any time, and does nothing after the end.
+func (p *Pair) Cancel(cause error) { p.end(Neither, Cancelled, cause) }
+
+// Sweep looks after a Pair that is Swept. It may be called at any time, and does not wait.
+func (p *Pair) Sweep() {
+	quiet := time.Duration(now() - p.progress.Load())
+	if _, _, kernel := kernelPair(p.a, p.b); !kernel && quiet >= dozeAfter {
+		p.rouse(&p.aToB, p.a)
+		p.rouse(&p.bToA, p.b)
+	}
+	if left := p.idle - quiet; p.idle > 2*SweepEvery && left <= 2*SweepEvery {
+		p.alarm(max(left, 0))
+	}
+}
+
+// direction is one half of a Pair, from a connection to the other.
+type direction struct {
+	n     int64
+	phase atomic.Uint32
+	raw   rawReader // a socket is waited for by its descriptor
+}
+
+// The phases of a direction.
+const (
+	busy   uint32 = iota // bytes have passed, or are about to
+	dozing               // it waits on a fresh stack, and nothing has come since
+	done
+)
+
+// rouse makes a direction that waits move to a fresh stack. One that does not wait does so when it waits next.
+func (p *Pair) rouse(d *direction, src Conn) {
+	if c, ok := src.(deadliner); ok && d.phase.Load() == busy {
+		_ = c.SetReadDeadline(past)
+	}
+}
+
+// deadliner is a Conn whose Read and AwaitRead can be interrupted.
+type deadliner interface {
+	SetReadDeadline(t time.Time) error
+}
+
+// past is a deadline that makes a blocked read return at once.
+var past = time.Unix(1, 0)
+
+// roused reports whether err says that a direction was roused; it then goes on in a goroutine of its own.
+func (p *Pair) roused(d *direction, src Conn, err error) bool {
+	c, ok := src.(deadliner)
+	if !ok || !errors.Is(err, os.ErrDeadlineExceeded) || c.SetReadDeadline(time.Time{}) != nil {
+		return false
+	}
+	d.phase.Store(dozing)
+	go p.doze(d)
+	return true
+}
+
+// doze waits where that can be done within the 2 KiB that a goroutine begins with: a stack that has grown does not shrink to less
+// than 4, and while bytes pass it grows to 8.
+func (p *Pair) doze(d *direction) {
+	if d.raw.conn != nil {
+		d.raw.await()
+	} else if w, ok := p.source(d).(Awaiter); ok {
+		_ = w.AwaitRead() // the read that follows meets the error again
+	}
+	p.copy(d)
+}
+
+func (p *Pair) source(d *direction) Conn {
+	if d == &p.aToB {
+		return p.a
+	}
+	return p.b
+}
+
+// copy runs one direction to its end, or until it is roused.
+func (p *Pair) copy(d *direction) {
+	src, dst, from, to := p.a, p.b, A, B
+	if d == &p.bToA {
+		src, dst, from, to = p.b, p.a, B, A
+	}
+	side, err := p.move(d, src, dst)
+	if side == reading && err != nil && p.roused(d, src, err) {
 		return
 	}
-	failed := d.from
-	if side == writing {
-		failed = d.to
+	d.phase.Store(done)
+	switch {
+	case err == nil: // src ended in order
+		p.closed(from)
+		if p.ends.Add(1) == 1 { // else the Close that follows at once says it
+			_ = dst.CloseWrite() // dst may be gone already: the other direction says so
+		}
+	case side == writing:
+		p.failed(to, err)
+	default:
+		p.failed(from, err)
 	}
+	if p.running.Add(-1) == 0 {
+		p.finish()
+	}
+}
+
+func (p *Pair) failed(side Side, err error) {
 	if isReset(err) {
-		p.end(failed, Reset, err)
+		p.end(side, Reset, err)
 		return
 	}
-	p.end(failed, Failed, err)
+	p.end(side, Failed, err)
+}
+
+// finish comes behind both directions.
+func (p *Pair) finish() {
+	_ = p.a.Close()
+	_ = p.b.Close()
+	p.mu.Lock()
+	p.ended = true // a checkIdle that is on its way must not arm the timer again
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	p.result.AtoB, p.result.BtoA = p.aToB.n, p.bToA.n
+	p.mu.Unlock()
+	p.over(p.result)
 }
 
 // closed notes who was the first to end in order.
-func (p *pair) closed(side Side) {
+func (p *Pair) closed(side Side) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.ended && p.result.Side == Neither {
@@ -171,7 +301,7 @@ func (p *pair) closed(side Side) {
 }
 
 // end notes why it is over, once, and resets both sides so that both directions return.
-func (p *pair) end(side Side, cause Cause, err error) {
+func (p *Pair) end(side Side, cause Cause, err error) {
 	p.mu.Lock()
 	if p.ended {
 		p.mu.Unlock()
@@ -185,19 +315,16 @@ func (p *pair) end(side Side, cause Cause, err error) {
 }
 
 // checkIdle runs when the idle limit may have passed, and again when it can next have.
-func (p *pair) checkIdle() {
-	quiet := time.Since(p.start) - time.Duration(p.progress.Load())
-	if p.lastByte != nil {
-		quiet = min(quiet, p.lastByte())
+func (p *Pair) checkIdle() {
+	if src, dst, ok := kernelPair(p.a, p.b); ok { // the bytes pass where only the kernel sees them
+		p.progress.Store(now() - int64(kernelQuiet(src, dst)))
 	}
-	if quiet >= p.idle {
+	quiet := time.Duration(now() - p.progress.Load())
+	switch left := p.idle - quiet; {
+	case left <= 0:
 		p.end(Neither, Idle, fmt.Errorf("no byte either way for %v", p.idle))
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.ended {
-		p.timer.Reset(p.idle - quiet)
+	case !p.swept || left <= 2*SweepEvery:
+		p.alarm(left)
 	}
 }
 

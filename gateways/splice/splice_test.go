@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -87,6 +88,13 @@ func run(ctx context.Context, a, b Conn, o Options) chan Result {
 	done := make(chan Result, 1)
 	go func() { done <- Both(ctx, a, b, o) }()
 	return done
+}
+
+// result runs p to its end.
+func result(p *Pair) Result {
+	done := make(chan Result, 1)
+	p.Run(func(r Result) { done <- r })
+	return <-done
 }
 
 func TestBytesAndHalfCloses(t *testing.T) {
@@ -333,6 +341,88 @@ func TestReadAheadOfCloseIsDelivered(t *testing.T) {
 	}
 	_ = server.Close()
 	<-done
+}
+
+func TestReadNowNeverWaits(t *testing.T) {
+	a, client := tcpPair(t)
+	b := make([]byte, 8)
+	if n, err := ReadNow(a, b); n != 0 || err != nil {
+		t.Errorf("nothing there: %d, %v", n, err)
+	}
+	_, _ = client.Write([]byte("hello"))
+	_ = client.CloseWrite()
+	await := func(want int, end error) {
+		t.Helper()
+		for limit := time.Now().Add(5 * time.Second); ; {
+			n, err := ReadNow(a, b)
+			if n == want && errors.Is(err, end) {
+				return
+			}
+			if n != 0 || err != nil || time.Now().After(limit) {
+				t.Fatalf("%d, %v", n, err)
+			}
+			runtime.Gosched()
+		}
+	}
+	await(5, nil)
+	await(0, io.EOF)
+	_ = a.Close()
+	if _, err := ReadNow(a, b); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("closed: %v", err)
+	}
+	held, _ := memoryPair()
+	if n, err := ReadNow(held, b); n != 0 || err != nil {
+		t.Errorf("no socket: %d, %v", n, err)
+	}
+}
+
+func TestCancelBeforeRun(t *testing.T) {
+	a, client := tcpPair(t)
+	b, server := tcpPair(t)
+	p := New(a, b, Options{Idle: time.Minute})
+	revoked := errors.New("revoked")
+	p.Cancel(revoked)
+	if r := result(p); r.Cause != Cancelled || !errors.Is(r.Err, revoked) {
+		t.Errorf("%+v", r)
+	}
+	p.Cancel(errors.New("too late"))
+	for _, c := range []*net.TCPConn{client, server} {
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("an end got %v", err)
+		}
+	}
+}
+
+// counting counts half-closes.
+type counting struct {
+	Conn
+	halfCloses *atomic.Int32
+}
+
+func (c counting) CloseWrite() error {
+	c.halfCloses.Add(1)
+	return c.Conn.CloseWrite()
+}
+
+// TestSecondEndIsTheClose: the system call that would say what the Close says at once is saved.
+func TestSecondEndIsTheClose(t *testing.T) {
+	a, client := tcpPair(t)
+	b, server := tcpPair(t)
+	var n atomic.Int32
+	done := run(t.Context(), counting{a, &n}, counting{b, &n}, Options{})
+	_, _ = client.Write([]byte("question"))
+	_ = client.CloseWrite()
+	if got, err := io.ReadAll(server); string(got) != "question" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	_, _ = server.Write([]byte("answer"))
+	_ = server.CloseWrite()
+	if got, err := io.ReadAll(client); string(got) != "answer" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if r := <-done; r.Cause != Closed || n.Load() != 1 {
+		t.Errorf("%d half-closes, %+v", n.Load(), r)
+	}
 }
 
 func BenchmarkNewConnection(b *testing.B) {

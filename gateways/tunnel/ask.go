@@ -6,7 +6,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/quic-go/quic-go"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -18,6 +17,7 @@ type Pong struct {
 	RTT     time.Duration
 	Address string      // of the gateway that answered, as it was dialled or came from
 	Gateway spiffeid.ID // its identity
+	Lane    string      // that was measured: LaneQUIC or LaneTCP
 }
 
 // Ping measures one round trip to the gateway that a flow to peer would go to. It ends with ctx, or fails with ErrNoPath.
@@ -41,11 +41,11 @@ func (t *Transport) Ping(ctx context.Context, peer federation.Region) (Pong, err
 	}
 	select {
 	case <-answered:
-		return Pong{RTT: time.Since(start), Address: s.address, Gateway: s.live.id}, nil
+		return Pong{RTT: time.Since(start), Address: s.address, Gateway: s.live.id, Lane: s.link.kind().String()}, nil
 	case <-ctx.Done():
 		return Pong{}, fmt.Errorf("ping region %s at %s: %w", peer, s.address, context.Cause(ctx))
-	case <-s.conn.Context().Done():
-		return Pong{}, fmt.Errorf("ping region %s at %s: %s: %w", peer, s.address, endOf(context.Cause(s.conn.Context())), ErrNoPath)
+	case <-s.link.done():
+		return Pong{}, fmt.Errorf("ping region %s at %s: %s: %w", peer, s.address, endOf(s.link.cause()), ErrNoPath)
 	}
 }
 
@@ -78,35 +78,48 @@ func (t *Transport) Ask(ctx context.Context, peer federation.Region, question []
 	return answer, nil
 }
 
-func (s *session) ask(ctx context.Context, question []byte) ([]byte, error) {
-	stream, err := s.conn.OpenStream()
+func (s *session) ask(ctx context.Context, question []byte) (answer []byte, err error) {
+	c, err := s.openCarrier()
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			c.cancel(flow.ResetAborted)
+		}
+	}()
 	deadline, _ := ctx.Deadline()
-	_ = stream.SetDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { _ = stream.SetDeadline(time.Unix(1, 0)) })
+	_ = c.SetReadDeadline(deadline)
+	_ = c.SetWriteDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	defer stream.CancelRead(quic.StreamErrorCode(flow.ResetAborted))
-	if _, err := stream.Write(append(flow.Header{Type: frameAsk, Length: len(question)}.Append(nil), question...)); err != nil {
-		stream.CancelWrite(quic.StreamErrorCode(flow.ResetAborted))
+	if _, err := c.Write(append(flow.Header{Type: frameAsk, Length: len(question)}.Append(nil), question...)); err != nil {
 		return nil, err
 	}
-	_ = stream.Close()
-	h, err := readHeader(stream)
+	if err := c.closeWrite(); err != nil {
+		return nil, err
+	}
+	h, err := readHeader(c)
 	if err != nil {
 		return nil, err
 	}
 	if h.Type != frameAnswer || h.Length > maxQuestion {
 		return nil, fmt.Errorf("%w: %v of %d octets for an answer", flow.ErrViolation, h.Type, h.Length)
 	}
-	b := make([]byte, h.Length)
-	_, err = io.ReadFull(stream, b)
-	return b, err
+	answer = make([]byte, h.Length)
+	if _, err = io.ReadFull(c, answer); err != nil {
+		return nil, err
+	}
+	if stop() {
+		c.finished()
+	} else { // the deadline could meet whoever has the carrier next
+		c.cancel(flow.ResetAborted)
+	}
+	return answer, nil
 }
 
-// answer serves one question of the peer's. Questions beyond asksAtOnce wait as streams that are still pending.
-func (s *session) answer(ctx context.Context, stream *quic.Stream, h flow.Header) {
+// answer serves one question of the peer's. Questions beyond asksAtOnce wait as carriers that are still pending.
+func (s *session) answer(ctx context.Context, c carrier, h flow.Header) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	select {
@@ -115,30 +128,31 @@ func (s *session) answer(ctx context.Context, stream *quic.Stream, h flow.Header
 		defer func() { <-s.peer.asked }()
 	case <-ctx.Done():
 		<-s.pending
-		abandon(stream, flow.ResetOverload)
+		c.cancel(flow.ResetOverload)
 		return
 	}
 	if s.t.cfg.OnAsk == nil || h.Length > maxQuestion {
-		abandon(stream, flow.ResetProtocol)
+		c.cancel(flow.ResetProtocol)
 		return
 	}
 	deadline, _ := ctx.Deadline()
-	_ = stream.SetDeadline(deadline)
+	_ = c.SetReadDeadline(deadline)
+	_ = c.SetWriteDeadline(deadline)
 	question := make([]byte, h.Length)
-	if _, err := io.ReadFull(stream, question); err != nil {
-		abandon(stream, flow.ResetProtocol)
+	if _, err := io.ReadFull(c, question); err != nil {
+		c.cancel(flow.ResetProtocol)
 		return
 	}
 	reply := s.t.cfg.OnAsk(ctx, s.live.region, question)
 	if len(reply) > maxQuestion {
 		s.t.log.Error("answer to a peer's question dropped: it is too long", "peer", s.live.region, "octets", len(reply))
-		abandon(stream, flow.ResetOverload)
+		c.cancel(flow.ResetOverload)
 		return
 	}
-	if _, err := stream.Write(append(flow.Header{Type: frameAnswer, Length: len(reply)}.Append(nil), reply...)); err != nil {
-		abandon(stream, flow.ResetAborted)
+	if _, err := c.Write(append(flow.Header{Type: frameAnswer, Length: len(reply)}.Append(nil), reply...)); err != nil {
+		c.cancel(flow.ResetAborted)
 		return
 	}
-	_ = stream.Close()
-	stream.CancelRead(0)
+	_ = c.closeWrite()
+	c.finished()
 }

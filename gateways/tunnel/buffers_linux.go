@@ -6,28 +6,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// growBuffers returns the sizes that are in force. The kernel reports twice what it was asked for (socket(7)).
-func growBuffers(udp *net.UDPConn, size int) (read, write int, err error) {
+// growBuffers asks the kernel for socket buffers of size octets and returns what the smaller one has; 0: unknown.
+func growBuffers(udp *net.UDPConn, size int) (granted int) {
 	raw, err := udp.SyscallConn()
 	if err != nil {
-		return 0, 0, err
+		return 0
 	}
-	grow := func(fd, option, force int) (int, error) {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, size)
-		if have, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option); err != nil || have >= 2*size {
-			return have / 2, err
-		}
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) // beyond the limit, with CAP_NET_ADMIN
-		have, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
-		return have / 2, err
-	}
-	controlErr := raw.Control(func(fd uintptr) {
-		if read, err = grow(int(fd), unix.SO_RCVBUF, unix.SO_RCVBUFFORCE); err == nil {
-			write, err = grow(int(fd), unix.SO_SNDBUF, unix.SO_SNDBUFFORCE)
-		}
+	_ = raw.Control(func(fd uintptr) {
+		granted = min(growBuffer(int(fd), size, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE),
+			growBuffer(int(fd), size, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE))
 	})
-	if err == nil {
-		err = controlErr
+	return granted
+}
+
+// growBuffer halves what the kernel reports, which is twice what it was asked for (socket(7)).
+func growBuffer(fd, size, option, force int) int {
+	for _, set := range [...]int{option, force} { // the second goes beyond the limit, with CAP_NET_ADMIN
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, set, size)
+		if have, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option); err != nil || have >= 2*size {
+			return have / 2
+		}
 	}
-	return read, write, err
+	have, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+	return have / 2
 }

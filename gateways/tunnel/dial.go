@@ -15,17 +15,85 @@ import (
 	"github.com/tradewind-mesh/tradewind/federation"
 )
 
-// dialConn connects to the first of address's IP addresses that answers. limit bounds the attempt on each of them. The error
-// is a *federation.Diagnostic that names the address and says in words what happened.
+// dialConn connects to the first of address's IP addresses that answers, from a shared socket. limit bounds the attempt on each
+// of them. The error is a *federation.Diagnostic that names the address and says in words what happened.
 func (t *Transport) dialConn(ctx context.Context, c class, address string, conf *tls.Config, limit time.Duration) (*quic.Conn, error) {
+	var conn *quic.Conn
+	conf = sealed(conf, c.String())
+	err := t.dialEach(ctx, address, func(target *net.UDPAddr) (err error) {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		start := time.Now()
+		if s := t.socketFor(target); s == nil {
+			err = errNoFamily
+		} else if conn, err = s.transports[c].Dial(ctx, target, conf, quicConfig(c, true)); err == nil {
+			return nil
+		}
+		return t.besideLoopback(target, dialDiagnostic(address, target, time.Since(start), err))
+	})
+	return conn, err
+}
+
+// dialFlow is dialConn for the flows of w. own is the socket that belongs to the connection alone, if one does.
+func (t *Transport) dialFlow(ctx context.Context, w way, conf *tls.Config, limit time.Duration) (conn *quic.Conn, own *socket, err error) {
+	if w.number == 0 {
+		conn, err = t.dialConn(ctx, classFlow, w.address, conf, limit)
+		return conn, nil, err
+	}
+	conf = sealed(conf, protoFlow)
+	err = t.dialEach(ctx, w.address, func(target *net.UDPAddr) (err error) {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		s := t.socketFor(target)
+		if s == nil {
+			return dialDiagnostic(w.address, target, 0, errNoFamily)
+		}
+		if own = beside(s); own != nil {
+			s = own
+		}
+		start := time.Now()
+		if conn, err = s.transports[classFlow].Dial(ctx, target, conf, quicConfig(classFlow, true)); err == nil {
+			return nil
+		}
+		if own != nil {
+			own.close()
+		}
+		return t.besideLoopback(target, dialDiagnostic(w.address, target, time.Since(start), err))
+	})
+	if err != nil {
+		own = nil
+	}
+	return conn, own, err
+}
+
+// beside makes a socket for one connection, on the address of s and a port of its own. It returns nil when s is no UDP socket, or
+// the kernel has none to give: then s serves, as it does for everybody else.
+func beside(s *socket) *socket {
+	udp, ok := s.conn.(*net.UDPConn)
+	if !ok {
+		return nil
+	}
+	local, ok := udp.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		return nil
+	}
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: local.IP, Zone: local.Zone})
+	if err != nil {
+		return nil
+	}
+	return newSocket(conn, classFlow)
+}
+
+// dialEach calls dial with each of address's IP addresses until it returns nil, and returns the last error.
+func (t *Transport) dialEach(ctx context.Context, address string, dial func(target *net.UDPAddr) error) error {
 	targets, err := t.resolve(ctx, address)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	select {
 	case <-t.reading:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("dial gateway %s before the tunnel runs: %w", address, context.Cause(ctx))
+		return fmt.Errorf("dial gateway %s before the tunnel runs: %w", address, context.Cause(ctx))
 	}
 	select {
 	case t.dials <- struct{}{}:
@@ -37,35 +105,31 @@ func (t *Transport) dialConn(ctx context.Context, c class, address string, conf 
 			}
 		}()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("dial gateway %s: %w", address, context.Cause(ctx))
+		return fmt.Errorf("dial gateway %s: %w", address, context.Cause(ctx))
 	}
 	var last error
 	for _, target := range targets {
-		start := time.Now()
-		conn, err := t.dialOne(ctx, c, target, sealed(conf, c.String()), limit)
-		if err == nil {
-			return conn, nil
+		if last = dial(target); last == nil {
+			return nil
 		}
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, fmt.Errorf("dial gateway %s: %w", address, context.Cause(ctx))
+			return fmt.Errorf("dial gateway %s: %w", address, context.Cause(ctx))
 		}
-		last = t.besideLoopback(target, dialDiagnostic(address, target, time.Since(start), err))
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, last
+	return last
 }
 
-func (t *Transport) dialOne(ctx context.Context, c class, target *net.UDPAddr, conf *tls.Config, limit time.Duration) (*quic.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+// socketFor returns the shared socket that can reach target, or nil.
+func (t *Transport) socketFor(target *net.UDPAddr) *socket {
 	for _, s := range t.sockets {
 		if s.reaches(target.IP.To4() != nil) {
-			return s.transports[c].Dial(ctx, target, conf, quicConfig(c, true))
+			return s
 		}
 	}
-	return nil, errNoFamily
+	return nil
 }
 
 // besideLoopback names the cause when nothing can come back from target: the socket is bound to loopback, and target is
@@ -75,14 +139,11 @@ func (t *Transport) besideLoopback(target *net.UDPAddr, err error) error {
 	if target.IP.IsLoopback() || !errors.As(err, &d) || d.Code != federation.CodeGatewaySilent {
 		return err
 	}
-	for _, s := range t.sockets {
-		bound, ok := s.conn.LocalAddr().(*net.UDPAddr)
-		if !s.reaches(target.IP.To4() != nil) {
-			continue
-		}
-		if !ok || !bound.IP.IsLoopback() {
-			return err
-		}
+	s := t.socketFor(target)
+	if s == nil {
+		return err
+	}
+	if bound, ok := s.conn.LocalAddr().(*net.UDPAddr); ok && bound.IP.IsLoopback() {
 		d.Why = fmt.Sprintf("this gateway is bound to the loopback address %v, from where no other host is reached", bound)
 		d.Fix = fmt.Sprintf("set mesh.listen in gateway.hcl to an address that peers can reach, such as \"0.0.0.0:%d\", and restart", bound.Port)
 		return d

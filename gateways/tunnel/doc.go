@@ -7,8 +7,10 @@
 // announces are fixed by then: whoever joins without a certificate must not be given the stream limits of a flow session. A
 // client that lies about it meets a listener that speaks only that one protocol.
 //
-// Flow sessions are kept warm: one to each gateway address of each peer, and every session that a peer has dialled serves both
-// ways, so that reachability in one direction is enough. Both ends ping every 200 ms. A session that has been silent for
+// Sessions for flows are of two kinds, QUIC (one connection) and TCP (a control connection and a pool of TLS connections, the
+// lanes, under "tw-lane/1" on the same port). To each gateway address of each peer four of the one and one of the other are kept
+// warm, and every session that a peer has dialled serves both ways, so that reachability in one direction is enough. What a
+// session lends to a flow is a carrier: a stream, or a lane. Both ends ping every 200 ms. A session that has been silent for
 // 400 ms, or on a long or uneven path for four round trips and their variation, is avoided; one that has been silent a quarter
-// longer is closed, and its flows end as resets.
+// longer is closed.
 package tunnel

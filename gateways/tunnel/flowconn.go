@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -20,32 +21,57 @@ import (
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 )
 
-// Flow is one flow on a session, at either end. Its methods that write (Write, WriteHeadroom, CloseWrite and those of Incoming)
-// must not run beside each other, nor must two Reads; everything else may be called at any time. Every flow must be closed
-// or reset. After the session has died every method returns a *PathError, after a reset a *ResetError; both match
-// syscall.ECONNRESET.
+// Flow is one flow with a gateway of a peer, at either end. Its methods that write (Write, WriteHeadroom, CloseWrite and those of
+// Incoming) must not run beside each other, nor must two Reads; everything else may be called at any time. Every flow must be
+// closed or reset.
+//
+// A flow outlives the session that carries it: it goes on over another one with the same gateway, and waits for one for 10 s when
+// there is none; a flow that is not accepted yet does not wait. When it cannot go on every method returns a *PathError, after a
+// reset a *ResetError; both match syscall.ECONNRESET.
 type Flow struct {
-	s      *session
-	stream *quic.Stream
-	id     [16]byte
+	far    *remote
+	id     flow.ID
+	role   flow.Role
+	opened int64 // the opener's, by the clock of far: before anything was sent
 
-	// Sending. What is held leaves with the first bytes, or when the timer has run.
+	mu       sync.Mutex // guards what follows, down to the next mark
+	cond     sync.Cond  // something that somebody waits for has changed
 	out      flow.Out
-	writing  atomic.Bool
-	holding  atomic.Bool
-	holdMu   sync.Mutex
-	held     []byte
-	holdTime *time.Timer
+	cur      *leg     // what is written on; nil: there is no carrier
+	stripes  []*leg   // written on beside it
+	legs     []*leg   // what is read from, the oldest first
+	past     []*leg   // finished for this end, with bytes on their way
+	session  *session // of the carrier attached last
+	failed   error    // ends both directions; of writing
+	readFail error    // the same, of reading
+	writeErr error    // ends writing only
+	torn     bool     // a deadline has cut a frame short
+	lostPath error    // why the last carrier was lost
+	legless  int64    // by the clock of far
+	endedAt  int64
+	ids      uint32 // of carriers
+	moving   bool
+	bulkAt   uint64 // how much is to be sent before somebody looks whether it is a bulk transfer; see watchBulk
+	readEnd  deadline
+	writeEnd time.Time
+	stop     context.CancelCauseFunc // of the context of whoever serves the flow
+	first    leg                     // most flows have one carrier
+	firstLeg [1]*leg
 
-	// Receiving; under readMu, which nobody waits for while one goroutine reads.
+	writing atomic.Bool
+	holding atomic.Bool // the head waits for the first bytes, or the timer
+
+	// Receiving; under readMu, which nobody waits for while one goroutine reads. While goroutines of the flow's own read, that is
+	// while it has several carriers, in is under mu.
 	readMu  sync.Mutex
 	in      flow.In
-	header  [flow.HeaderLen]byte
-	headerN int    // octets of the next header that have come
-	body    []byte // of the frame that is being read, when it is not DATA
-	bodyN   int
-	left    int   // octets of the current DATA frame
 	readErr error // final
+
+	only     atomic.Pointer[leg] // the one carrier that is read by the caller of Read itself; nil: see choose
+	consumed atomic.Uint64       // what an ACK would say
+	told     atomic.Uint64       // what one has said
+	dirty    atomic.Bool         // the flow is on the list of those that have to acknowledge
+	stranded atomic.Bool         // the opener is to be asked for a carrier
 
 	answer   chan struct{} // opener: closed when the flow is accepted, refused or broken
 	answered error         // set before answer is closed
@@ -60,9 +86,10 @@ const (
 	sideBoth = sideRead | sideWrite
 )
 
-// Open opens a flow to peer over the nearest session that is alive. It never waits for a handshake: without a session it fails
-// at once with an error that matches ErrNoPath. What is asked for leaves together with the first bytes written, on Flush, or
-// after a millisecond; the answer is awaited by Read or WaitAccept.
+// Open opens a flow to peer over the nearest session that is alive. Without a session it fails at once with an error that matches
+// ErrNoPath. It waits for a handshake, for a second at most, only when all goes over TCP and a burst has used up every idle lane.
+// What is asked for leaves together with the first bytes written, on Flush, or after a millisecond; the answer is awaited by Read
+// or WaitAccept. A zero ID is replaced by a random one.
 func (t *Transport) Open(ctx context.Context, peer federation.Region, open flow.Open) (*Flow, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open a flow to region %s: %w", peer, context.Cause(ctx))
@@ -71,39 +98,57 @@ func (t *Transport) Open(ctx context.Context, peer federation.Region, open flow.
 	if p == nil {
 		return nil, t.noPath(peer)
 	}
+	if open.ID == (flow.ID{}) {
+		_, _ = rand.Read(open.ID[:]) // never fails
+	}
 	var tried []*session
 	for s := p.best(nil); s != nil; s = p.best(tried) {
-		stream, err := s.conn.OpenStream()
+		c, err := s.openCarrier()
 		if err == nil {
-			return s.openFlow(stream, open)
+			return s.openFlow(c, open)
 		}
 		tried = append(tried, s)
+	}
+	if s, c := awaitLane(ctx, tried); c != nil {
+		return s.openFlow(c, open)
 	}
 	return nil, t.noPath(peer)
 }
 
-func (s *session) openFlow(stream *quic.Stream, open flow.Open) (*Flow, error) {
-	f := &Flow{s: s, stream: stream, id: open.ID, out: flow.NewOut(flow.Opener), in: flow.NewIn(flow.Opener), answer: make(chan struct{})}
-	held, err := f.out.Open(make([]byte, 0, 256), open)
+func (s *session) openFlow(c carrier, open flow.Open) (*Flow, error) {
+	f := &Flow{answer: make(chan struct{})}
+	f.init(s, c, flow.Opener)
+	f.id, f.opened = open.ID, s.far.now()
+	err := f.out.Open(open)
+	if err == nil {
+		err = s.far.register(f)
+	}
 	if err != nil {
-		stream.CancelWrite(quic.StreamErrorCode(flow.ResetAborted))
-		stream.CancelRead(quic.StreamErrorCode(flow.ResetAborted))
+		c.cancel(flow.ResetAborted)
 		return nil, fmt.Errorf("open a flow to region %s: %w", s.live.region, err)
 	}
-	s.flows.Add(1)
-	f.hold(held)
+	f.first.count()
+	f.mu.Lock()
+	f.hold()
+	f.mu.Unlock()
 	return f, nil
 }
 
-// hold keeps frames back for the bytes that may follow them at once.
-func (f *Flow) hold(frames []byte) {
-	f.holdMu.Lock()
-	defer f.holdMu.Unlock()
-	f.held = append(f.held, frames...)
+// init makes f a flow of s, carried by c.
+func (f *Flow) init(s *session, c carrier, role flow.Role) {
+	f.far, f.session, f.role = s.far, s, role
+	f.out, f.in = flow.NewOut(role), flow.NewIn(role)
+	f.cond.L = &f.mu
+	f.first = leg{c: c, s: s, way: flow.Way{ID: 1}, ready: true}
+	f.ids, f.cur, f.bulkAt = 1, &f.first, bulkStart
+	f.legs = append(f.firstLeg[:0], &f.first)
+	f.only.Store(&f.first)
+}
+
+// hold keeps the head back for the bytes that may follow at once. mu is held.
+func (f *Flow) hold() {
 	f.holding.Store(true)
-	if f.holdTime == nil {
-		f.holdTime = time.AfterFunc(holdLimit, func() { _ = f.Flush() })
-	}
+	f.far.hold(f)
 }
 
 // Flush sends what is held back for the first bytes. It may be called beside everything else.
@@ -111,91 +156,205 @@ func (f *Flow) Flush() error {
 	if !f.holding.Load() {
 		return nil
 	}
-	f.holdMu.Lock()
-	defer f.holdMu.Unlock()
-	return f.release(nil)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.release()
+	if f.cur != nil {
+		f.drive(f.cur)
+	}
+	return f.failed
 }
 
-// release sends what is held, with more behind it, in one write. holdMu is held.
-func (f *Flow) release(more []byte) error {
-	if !f.holding.Load() {
-		return nil
+// release lets what is held leave with the next write. mu is held.
+func (f *Flow) release() {
+	if f.holding.Load() {
+		f.holding.Store(false)
 	}
-	f.holdTime.Stop()
-	_, err := f.stream.Write(append(f.held, more...))
-	f.held = nil
-	f.holding.Store(false)
-	return f.wrap(err)
 }
+
+// headroom is for an ACK and the header of a DATA.
+const headroom = 2 * flow.HeaderLen
 
 // Headroom is the scratch space that WriteHeadroom needs in front of the bytes.
-func (f *Flow) Headroom() int { return flow.HeaderLen }
+func (f *Flow) Headroom() int { return headroom }
 
 // firstWrite is how many of the first bytes are copied to leave with what is held.
 const firstWrite = 32 << 10
 
-// WriteHeadroom writes b[Headroom():] with its header in a single write to the stream; b[:Headroom()] is overwritten.
+// WriteHeadroom writes b[Headroom():] with its header in a single write to the carrier; b[:Headroom()] is overwritten. Bytes that it
+// has taken are sent again by themselves when the carrier breaks.
 func (f *Flow) WriteHeadroom(b []byte) (int, error) {
 	f.writing.Store(true)
 	defer f.writing.Store(false)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	n := 0
-	if f.holding.Load() {
-		wrote, err := f.writeFirst(b)
-		if n += wrote; err != nil || flow.HeaderLen+n == len(b) {
+	for headroom+n < len(b) {
+		l, err := f.writable()
+		if err != nil {
 			return n, err
 		}
-	}
-	for flow.HeaderLen+n < len(b) {
 		// The header of each chunk but the first lies over the end of the one before it, which has left.
-		size := min(len(b)-flow.HeaderLen-n, flow.MaxData)
-		chunk := b[n : n+flow.HeaderLen+size]
-		if err := f.out.Data(chunk, size); err != nil {
-			return n, f.wrap(net.ErrClosed)
+		size := min(len(b)-headroom-n, flow.MaxData)
+		chunk := b[n : n+headroom+size]
+		switch {
+		case len(f.stripes) > 0:
+			size, err = f.spread(chunk[headroom:])
+		case f.out.Direct(&l.way):
+			err = f.writeDirect(l, chunk)
+		case f.holding.Load():
+			size = min(size, firstWrite)
+			err = f.writeFirst(l, chunk[headroom:headroom+size])
+		default:
+			size, err = f.add(l, chunk[headroom:])
 		}
-		wrote, err := f.stream.Write(chunk)
-		if wrote -= flow.HeaderLen; wrote > 0 {
-			n += wrote
-			f.s.peer.out.Add(uint64(wrote))
+		if errors.Is(err, flow.ErrViolation) {
+			return n, net.ErrClosed
 		}
-		if err != nil {
-			return n, f.wrap(err)
+		if n += size; err != nil {
+			return n, err
 		}
+		f.far.peer.out.Add(uint64(size))
 	}
 	return n, nil
 }
 
-// writeFirst sends what is held together with the first bytes of b, which lie behind its headroom.
-func (f *Flow) writeFirst(b []byte) (int, error) {
-	f.holdMu.Lock()
-	defer f.holdMu.Unlock()
-	if !f.holding.Load() {
-		return 0, nil
+// writable returns the carrier to write on, when there is one and it is this caller's turn. mu is held.
+func (f *Flow) writable() (*leg, error) {
+	for {
+		l := f.cur
+		switch {
+		case f.failed != nil:
+			return nil, f.failed
+		case f.writeErr != nil:
+			return nil, f.writeErr
+		case f.out.Finished():
+			return nil, net.ErrClosed
+		case l == nil:
+			f.want()
+		case l.ready && !l.sending && f.out.Unacked() < keepFlow:
+			return l, nil
+		}
+		if err := f.wait(f.writeEnd); err != nil {
+			return nil, err
+		}
 	}
-	size := min(len(b)-flow.HeaderLen, firstWrite)
-	if size <= 0 {
-		return 0, nil
-	}
-	if err := f.out.Data(b, size); err != nil {
-		return 0, f.wrap(net.ErrClosed)
-	}
-	if err := f.release(b[:flow.HeaderLen+size]); err != nil {
-		return 0, err
-	}
-	f.s.peer.out.Add(uint64(size))
-	return size, nil
 }
 
-// copies are buffers for Write, which is given no headroom.
-var copies = sync.Pool{New: func() any { return new([flow.HeaderLen + firstWrite]byte) }}
+// writeDirect sends chunk, which has its headroom in front, as one DATA, and an ACK when one is due. mu is held.
+func (f *Flow) writeDirect(l *leg, chunk []byte) error {
+	start := flow.HeaderLen
+	payload := chunk[headroom:]
+	if err := f.out.Data(&l.way, chunk[start:], len(payload)); err != nil {
+		return err
+	}
+	f.out.Keep(&l.way, payload, keeper{f.far.peer})
+	if offset, news := f.tell(); news {
+		start = 0
+		flow.Header{Type: flow.TypeAck, Offset: offset}.Put(chunk)
+	}
+	return f.send(l, chunk[start:])
+}
+
+// writeFirst sends what is held together with the first bytes. mu is held.
+func (f *Flow) writeFirst(l *leg, payload []byte) error {
+	f.release()
+	buffer := copies.Get().(*[copySize]byte)
+	defer copies.Put(buffer)
+	b := buffer[:0]
+	if offset, news := f.tell(); news && f.role == flow.Answerer {
+		b = flow.Header{Type: flow.TypeAck, Offset: offset}.Append(b)
+	}
+	b, _ = f.out.Next(&l.way, b)
+	b = append(b, make([]byte, flow.HeaderLen)...)
+	if err := f.out.Data(&l.way, b[len(b)-flow.HeaderLen:], len(payload)); err != nil {
+		return err
+	}
+	f.out.Keep(&l.way, payload, keeper{f.far.peer})
+	return f.send(l, append(b, payload...))
+}
+
+// add sends bytes behind others that wait. mu is held.
+func (f *Flow) add(l *leg, payload []byte) (int, error) {
+	n, err := f.out.Add(payload, keeper{f.far.peer})
+	if err != nil {
+		return 0, err
+	}
+	f.drive(l)
+	if n == 0 { // nothing more can be kept until something is acknowledged
+		err = f.wait(f.writeEnd)
+	}
+	return n, err
+}
+
+// send writes frames on l. mu is held, and given up meanwhile. It returns why the flow cannot go on; what a broken carrier has
+// swallowed is kept and sent again.
+func (f *Flow) send(l *leg, frames []byte) error {
+	l.sending = true
+	f.mu.Unlock()
+	_, err := l.c.Write(frames)
+	f.mu.Lock()
+	l.sending = false
+	if err != nil {
+		err = f.writeFailed(l, err)
+	} else if !l.demoted && f.out.Offset() >= demoteAfter {
+		l.demoted = true
+		l.c.demote()
+	}
+	if f.out.Offset() >= f.bulkAt {
+		f.watchBulk()
+	}
+	if l != f.cur && !l.stripe {
+		f.detach(l)
+	}
+	f.cond.Broadcast()
+	return err
+}
+
+// demoteAfter is how much a flow may send before everything else goes first: more than any request, less than a transfer.
+const demoteAfter = 256 << 10
+
+// drive writes what waits for l, until nothing does. mu is held, and given up meanwhile.
+func (f *Flow) drive(l *leg) {
+	if l.sending || l.broken || !l.ready || f.holding.Load() {
+		return
+	}
+	for !l.sending && !l.broken {
+		var b []byte
+		if f.out.Unsent() == 0 && f.out.Waits(&l.way) {
+			if offset, news := f.tell(); news && (f.role == flow.Answerer || f.out.IsHeard()) {
+				b = flow.Header{Type: flow.TypeAck, Offset: offset}.Append(make([]byte, 0, 3*flow.HeaderLen))
+			}
+		}
+		frames, lent := f.out.Next(&l.way, b)
+		if len(frames) == 0 {
+			break
+		}
+		err := f.send(l, frames)
+		f.out.Written(lent, keeper{f.far.peer})
+		if err != nil {
+			break
+		}
+	}
+	f.closeWritten(l)
+	if f.cur != nil && f.behind() {
+		f.want()
+	}
+}
+
+const copySize = headroom + flow.HeaderLen + flow.MaxOpen + firstWrite
+
+// copies are buffers for Write, which is given no headroom, and for the first bytes.
+var copies = sync.Pool{New: func() any { return new([copySize]byte) }}
 
 // Write copies p behind a header; WriteHeadroom does without the copy.
 func (f *Flow) Write(p []byte) (int, error) {
-	b := copies.Get().(*[flow.HeaderLen + firstWrite]byte)
+	b := copies.Get().(*[copySize]byte)
 	defer copies.Put(b)
 	n := 0
 	for len(p) > 0 {
-		size := copy(b[flow.HeaderLen:], p)
-		wrote, err := f.WriteHeadroom(b[:flow.HeaderLen+size])
+		size := copy(b[headroom:headroom+firstWrite], p)
+		wrote, err := f.WriteHeadroom(b[:headroom+size])
 		if n += wrote; err != nil {
 			return n, err
 		}
@@ -206,63 +365,134 @@ func (f *Flow) Write(p []byte) (int, error) {
 
 // CloseWrite tells the other end that no more bytes follow; reading goes on. A second call does nothing.
 func (f *Flow) CloseWrite() error {
-	if f.sides.Load()&sideWrite != 0 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.closeWrite()
+}
+
+func (f *Flow) closeWrite() error {
+	switch {
+	case f.sides.Load()&sideWrite != 0:
 		return nil
+	case f.failed != nil:
+		return f.failed
+	case f.torn:
+		return f.writeErr
 	}
-	f.writing.Store(true)
-	defer f.writing.Store(false)
-	fin, err := f.out.Fin(nil)
-	if err != nil {
+	if err := f.out.Fin(); err != nil {
 		return err // not accepted: there is nothing to end
 	}
-	f.holdMu.Lock()
-	if f.holding.Load() {
-		err = f.release(fin)
-	} else {
-		_, err = f.stream.Write(fin)
-	}
-	f.holdMu.Unlock()
-	if closeErr := f.stream.Close(); err == nil {
-		err = closeErr
-	}
+	f.release()
+	f.flushEnd()
 	f.finish(sideWrite)
-	return f.wrap(err)
+	f.cond.Broadcast()
+	if f.failed != nil {
+		return f.failed
+	}
+	return f.writeErr
+}
+
+// flushEnd sends the last frames, here or wherever bytes are still being sent. mu is held.
+func (f *Flow) flushEnd() {
+	switch l := f.cur; {
+	case l == nil:
+		f.want()
+	case f.out.Unsent() == 0:
+		f.drive(l)
+	case l.ready && !f.far.t.start(func() { f.mu.Lock(); f.drive(l); f.mu.Unlock() }):
+		f.fail(f.pathError(errStopped), flow.ResetAborted)
+	}
 }
 
 // Close ends both directions. What has been written is still delivered, unless a Write is under way; what the other end sends
 // from now on is answered by a reset, as on TCP. A second call does nothing.
 func (f *Flow) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.sides.Load() == sideBoth {
 		return nil
 	}
-	var err error
-	if f.writing.Load() {
-		f.stream.CancelWrite(quic.StreamErrorCode(flow.ResetAborted))
-	} else if err = f.CloseWrite(); errors.Is(err, flow.ErrViolation) {
-		f.stream.CancelWrite(quic.StreamErrorCode(flow.ResetAborted))
-		err = nil
+	if f.writing.Load() || f.torn || f.out.Over() {
+		f.abort(flow.ResetAborted)
+		return nil
 	}
-	f.stream.CancelRead(quic.StreamErrorCode(flow.ResetAborted))
-	f.finish(sideBoth)
+	err := f.closeWrite()
+	if errors.Is(err, flow.ErrViolation) {
+		f.abort(flow.ResetAborted)
+		return nil
+	}
+	f.closeRead(flow.ResetAborted)
 	return err
+}
+
+// closeRead gives up reading. mu is held.
+func (f *Flow) closeRead(code flow.ResetCode) {
+	if f.sides.Load()&sideRead == 0 {
+		f.readFail = &ResetError{Code: code, Peer: f.far.peer.region}
+		f.consumed.Store(flow.Settled)
+		f.mark()
+		f.only.Store(nil)
+		for _, l := range f.legs {
+			l.c.cancelRead(code)
+			_ = l.c.SetReadDeadline(past)
+		}
+	}
+	f.finish(sideRead)
+	f.cond.Broadcast()
 }
 
 // Reset aborts the flow at both ends; what is not delivered is dropped. A second call does nothing.
 func (f *Flow) Reset(code flow.ResetCode) {
-	f.stream.CancelWrite(quic.StreamErrorCode(code))
-	f.stream.CancelRead(quic.StreamErrorCode(code))
-	f.finish(sideBoth)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.abort(code)
+}
+
+func (f *Flow) abort(code flow.ResetCode) {
+	f.fail(&ResetError{Code: code, Peer: f.far.peer.region}, code)
 }
 
 // Abort is Reset(flow.ResetAborted).
 func (f *Flow) Abort() { f.Reset(flow.ResetAborted) }
 
-// finish notes that directions are over; the flow counts until both are.
+// fail ends the flow for good: every call returns err, the other end sees a reset. mu is held.
+func (f *Flow) fail(err error, code flow.ResetCode) {
+	if f.failed != nil {
+		return
+	}
+	f.failed = err
+	if f.readFail == nil {
+		f.readFail = err
+	}
+	_ = f.out.Reset(code, keeper{f.far.peer})
+	f.consumed.Store(flow.Settled)
+	f.mark()
+	f.only.Store(nil)
+	for _, l := range f.everyLeg() {
+		l.c.cancel(code)
+		l.broken = true
+		l.uncount()
+	}
+	f.cur, f.stripes, f.legs, f.past = nil, nil, nil, nil
+	f.settle(f.readFail)
+	if f.stop != nil {
+		f.stop(f.readFail)
+	}
+	f.finish(sideBoth)
+	f.cond.Broadcast()
+}
+
+// finish notes that directions are over. When both are, the flow only waits for its last bytes to be acknowledged. mu is held.
 func (f *Flow) finish(sides uint32) {
 	before := f.sides.Or(sides)
-	if before != sideBoth && before|sides == sideBoth {
-		f.s.flows.Add(-1)
+	if before == sideBoth || before|sides != sideBoth {
+		return
 	}
+	f.endedAt = f.far.now()
+	for _, l := range f.everyLeg() {
+		f.part(l)
+	}
+	f.far.retire(f, f.out.Settled())
 }
 
 // Read returns bytes as they come; it never holds any back to fill p. On the opener's side it returns a *RefusedError when the
@@ -273,162 +503,64 @@ func (f *Flow) Read(p []byte) (int, error) {
 	}
 	f.readMu.Lock()
 	defer f.readMu.Unlock()
-	if err := f.await(); err != nil {
-		return 0, err
+	for {
+		l, err := f.await()
+		if err != nil {
+			return 0, err
+		}
+		n, err := l.c.Read(p[:min(len(p), int(l.left))])
+		f.took(l, n)
+		if n > 0 {
+			return n, nil // the next Read meets the error again
+		}
+		if err != nil {
+			if err = f.readFailed(l, err); err != nil {
+				return 0, err
+			}
+		}
 	}
-	n, err := f.stream.Read(p[:min(len(p), f.left)])
-	f.left -= n
-	f.s.peer.in.Add(uint64(n))
-	switch {
-	case err == nil, errors.Is(err, io.EOF) && f.left == 0:
-		return n, nil
-	case n > 0 && !errors.Is(err, io.EOF):
-		return n, nil // the next Read meets the error again
-	}
-	return n, f.fail(err)
 }
 
 // AwaitRead blocks until Read has bytes, io.EOF or an error, and consumes none of them.
 func (f *Flow) AwaitRead() error {
 	f.readMu.Lock()
 	defer f.readMu.Unlock()
-	return f.await()
-}
-
-// await reads frames until there are bytes. readMu is held.
-func (f *Flow) await() error {
-	for f.left == 0 {
-		if f.readErr != nil {
-			return f.readErr
-		}
-		if err := f.nextFrame(); err != nil {
-			return err
-		}
+	l, err := f.await()
+	if err == nil {
+		f.took(l, 0)
 	}
-	return nil
-}
-
-// nextFrame reads one frame, of a DATA frame only the header. A deadline may interrupt it anywhere; it then goes on.
-func (f *Flow) nextFrame() error {
-	for f.headerN < len(f.header) {
-		n, err := f.stream.Read(f.header[f.headerN:])
-		if f.headerN += n; err != nil && f.headerN < len(f.header) {
-			return f.fail(err)
-		}
-	}
-	h := flow.ParseHeader(f.header[:])
-	if f.body == nil {
-		if err := f.in.Header(h); err != nil {
-			return f.violated(err)
-		}
-		if h.Type == flow.TypeData {
-			f.left, f.headerN = h.Length, 0
-			return nil
-		}
-		f.body, f.bodyN = make([]byte, h.Length), 0
-	}
-	for f.bodyN < len(f.body) {
-		n, err := f.stream.Read(f.body[f.bodyN:])
-		if f.bodyN += n; err != nil && f.bodyN < len(f.body) {
-			return f.fail(err)
-		}
-	}
-	event, err := f.in.Body(h, f.body)
-	f.headerN, f.body = 0, nil
-	if err != nil {
-		return f.violated(err)
-	}
-	return f.obey(event)
-}
-
-// obey does what a frame without bytes says.
-func (f *Flow) obey(e flow.Event) error {
-	switch e.Type {
-	case flow.TypeAccept:
-		f.settle(nil)
-	case flow.TypeOutcome:
-		var all []flow.Outcome
-		if old := f.verdicts.Load(); old != nil {
-			all = *old
-		}
-		all = append(slices.Clip(all), e.Outcome)
-		f.verdicts.Store(&all)
-	case flow.TypeRefuse:
-		return f.end(&RefusedError{Code: e.Refusal, Peer: f.s.live.region, Reason: e.Reason}, flow.ResetRefused, sideBoth)
-	case flow.TypeReset:
-		return f.end(&ResetError{Code: e.Reset, Peer: f.s.live.region, Remote: true}, e.Reset, sideBoth)
-	case flow.TypeFin:
-		return f.end(io.EOF, 0, sideRead)
-	}
-	return nil
-}
-
-// end makes err the result of every further Read. The stream is told that nothing more is read, which costs nothing when
-// its end has come with the last frame and saves it from waiting for one that never comes when it has not.
-func (f *Flow) end(err error, code flow.ResetCode, sides uint32) error {
-	f.readErr = err
-	f.settle(err)
-	f.stream.CancelRead(quic.StreamErrorCode(code))
-	if sides&sideWrite != 0 {
-		f.stream.CancelWrite(quic.StreamErrorCode(code))
-	}
-	f.finish(sides)
 	return err
-}
-
-// violated ends the flow because the other end broke the protocol.
-func (f *Flow) violated(err error) error {
-	f.s.t.log.Warn("peer breaks the flow protocol", "peer", f.s.live.region, "gateway", f.s.live.id,
-		"flow", hex.EncodeToString(f.id[:]), "err", err)
-	return f.end(&ResetError{Code: flow.ResetProtocol, Peer: f.s.live.region}, flow.ResetProtocol, sideBoth)
-}
-
-// fail takes an error of the stream. A deadline passes; everything else is final.
-func (f *Flow) fail(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return err
-	}
-	if errors.Is(err, io.EOF) { // the stream ends without FIN: what came is not all there was
-		return f.end(&ResetError{Code: flow.ResetProtocol, Peer: f.s.live.region, Remote: true}, flow.ResetProtocol, sideBoth)
-	}
-	f.readErr = f.wrap(err)
-	f.settle(f.readErr)
-	return f.readErr
 }
 
 // settle answers WaitAccept, once.
 func (f *Flow) settle(err error) {
-	if f.answer == nil {
+	if f.answer == nil || f.settled() {
 		return
 	}
-	select {
-	case <-f.answer:
-	default:
-		if errors.Is(err, io.EOF) {
-			err = nil // a FIN can only follow ACCEPT
-		}
-		f.answered = err
-		close(f.answer)
+	if errors.Is(err, io.EOF) {
+		err = nil // a FIN can only follow ACCEPT
 	}
+	f.answered = err
+	close(f.answer)
 }
 
 // WaitAccept blocks until the peer has accepted the flow (nil) or refused it (*RefusedError), the flow has broken, or ctx has
-// ended. It may be called beside a blocked Read; before the first Read it reads the answer itself, and clears the read deadline.
+// ended. It may be called beside a blocked Read; before the first Read it reads the answer itself.
 func (f *Flow) WaitAccept(ctx context.Context) error {
 	if f.answer == nil {
 		return nil
 	}
-	if err := f.Flush(); err != nil {
+	if err := f.Flush(); err != nil && !f.settled() {
 		return err
 	}
 	if f.readMu.TryLock() {
-		stop := context.AfterFunc(ctx, func() { _ = f.stream.SetReadDeadline(time.Unix(1, 0)) })
+		stop := context.AfterFunc(ctx, func() { f.cancelReads(true) })
 		var err error
 		for !f.settled() && err == nil {
-			err = f.nextFrame()
+			err = f.step()
 		}
 		if !stop() {
-			_ = f.stream.SetReadDeadline(time.Time{})
+			f.cancelReads(false)
 		}
 		f.readMu.Unlock()
 		if !f.settled() && ctx.Err() == nil {
@@ -460,33 +592,86 @@ func (f *Flow) Outcomes() []flow.Outcome {
 	return nil
 }
 
-// SetReadDeadline makes blocked and future reads return os.ErrDeadlineExceeded at t; the zero time is never.
-func (f *Flow) SetReadDeadline(t time.Time) error { return f.stream.SetReadDeadline(t) }
-
-// SetWriteDeadline is the same for writes. A write that a deadline has cut short leaves the flow unusable: reset it.
-func (f *Flow) SetWriteDeadline(t time.Time) error { return f.stream.SetWriteDeadline(t) }
+// SetWriteDeadline makes blocked and future writes return os.ErrDeadlineExceeded at t; the zero time is never. A write that a
+// deadline has cut short leaves the flow unusable: reset it.
+func (f *Flow) SetWriteDeadline(t time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.writeEnd = t
+	f.cond.Broadcast()
+	if f.cur == nil {
+		return nil
+	}
+	return f.cur.c.SetWriteDeadline(t)
+}
 
 // Peer is the region at the other end.
-func (f *Flow) Peer() federation.Region { return f.s.live.region }
+func (f *Flow) Peer() federation.Region { return f.far.peer.region }
 
-// Address is the gateway at the other end: as it was dialled, or the address it dialled from.
-func (f *Flow) Address() string { return f.s.address }
+// Address is the gateway at the other end, as it is reached by now: as it was dialled, or the address it dialled from.
+func (f *Flow) Address() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.session.address
+}
 
 // ID names the flow in the logs of both ends.
 func (f *Flow) ID() [16]byte { return f.id }
 
-// wrap turns an error of the stream or its connection into one of this package.
-func (f *Flow) wrap(err error) error {
-	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		return err
+// wait waits for something to change, at most until end. mu is held.
+func (f *Flow) wait(end time.Time) error {
+	if !end.IsZero() {
+		left := time.Until(end)
+		if left <= 0 {
+			return os.ErrDeadlineExceeded
+		}
+		timer := time.AfterFunc(left, func() { f.mu.Lock(); f.cond.Broadcast(); f.mu.Unlock() })
+		defer timer.Stop()
 	}
+	f.cond.Wait()
+	return nil
+}
+
+// writeFailed takes an error of a carrier that was written on, and returns why the flow cannot go on. mu is held.
+func (f *Flow) writeFailed(l *leg, err error) error {
 	var reset *quic.StreamError
 	switch {
-	case errors.As(err, &reset):
-		code := flow.ResetCode(min(uint64(reset.ErrorCode), math.MaxUint16))
-		return &ResetError{Code: code, Peer: f.s.live.region, Remote: reset.Remote}
-	case errors.Is(err, quic.ErrStreamClosed), err == net.ErrClosed: //nolint:errorlint // every PathError wraps it; only the bare one means us
-		return net.ErrClosed
+	case f.failed != nil:
+		return f.failed
+	case l.broken:
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		f.writeErr, f.torn = err, true
+		return err
+	case errors.As(err, &reset) && reset.Remote && reset.ErrorCode != quic.StreamErrorCode(flow.ResetMoved):
+		return f.stopped(resetCode(reset))
 	}
-	return &PathError{Peer: f.s.live.region, Address: f.s.address, Reason: endOf(err), Err: err}
+	f.lost(l, err)
+	return f.failed
+}
+
+// stopped ends writing, because the other end wants no more. mu is held.
+func (f *Flow) stopped(code flow.ResetCode) error {
+	if f.writeErr == nil {
+		f.writeErr = &ResetError{Code: code, Peer: f.far.peer.region, Remote: true}
+		_ = f.out.Ack(flow.Settled, keeper{f.far.peer})
+		f.cond.Broadcast()
+	}
+	return f.writeErr
+}
+
+func resetCode(err *quic.StreamError) flow.ResetCode {
+	return flow.ResetCode(min(uint64(err.ErrorCode), math.MaxUint16))
+}
+
+func (f *Flow) pathError(cause error) error {
+	return &PathError{Peer: f.far.peer.region, Address: f.session.address, Reason: endOf(cause), Err: cause}
+}
+
+// violated ends the flow because the other end broke the protocol. mu is held.
+func (f *Flow) violated(err error) error {
+	f.far.t.log.Warn("peer breaks the flow protocol", "peer", f.far.peer.region, "gateway", f.far.id,
+		"flow", hex.EncodeToString(f.id[:]), "err", err)
+	f.abort(flow.ResetProtocol)
+	return f.readFail
 }

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	crand "crypto/rand"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -79,6 +80,7 @@ func (s *stranger) session(t *testing.T) *quic.Conn {
 			if err != nil {
 				return
 			}
+			_, _ = io.CopyN(io.Discard, control, int64(h.Length))
 			if h.Type == framePing {
 				_, _ = control.Write(flow.Header{Type: framePong, Offset: h.Offset}.Append(nil))
 			}
@@ -106,10 +108,12 @@ func say(t *testing.T, conn *quic.Conn, b []byte) (answer []byte, code quic.Stre
 func openFrame(t *testing.T, source string) []byte {
 	t.Helper()
 	out := flow.NewOut(flow.Opener)
-	b, err := out.Open(nil, flow.Open{Source: spiffeid.RequireFromString(source), Service: "default/echo"})
-	if err != nil {
+	o := flow.Open{Source: spiffeid.RequireFromString(source), Service: "default/echo"}
+	_, _ = crand.Read(o.ID[:])
+	if err := out.Open(o); err != nil {
 		t.Fatal(err)
 	}
+	b, _ := out.Next(&flow.Way{ID: 1}, nil)
 	return b
 }
 
@@ -126,10 +130,11 @@ func TestForeignSourceIsRefusedAtTheDoor(t *testing.T) {
 			b, _ := say(t, conn, openFrame(t, source))
 			in := flow.NewIn(flow.Opener)
 			h := flow.ParseHeader(b)
-			if err := in.Header(h); err != nil {
+			var at flow.Place
+			if err := in.Header(&at, h); err != nil {
 				t.Fatal(err)
 			}
-			e, err := in.Body(h, b[flow.HeaderLen:])
+			e, err := in.Body(&at, h, b[flow.HeaderLen:flow.HeaderLen+h.Length])
 			if err != nil || e.Refusal != flow.RefusedMalformed {
 				t.Errorf("%s: %+v, %v", source, e, err)
 			}
@@ -155,7 +160,7 @@ func TestGarbageEndsTheStreamOnly(t *testing.T) {
 			"DATA before OPEN":   flow.Header{Type: flow.TypeData, Length: 5}.Append(nil),
 			"question too long":  flow.Header{Type: frameAsk, Length: maxQuestion + 1}.Append(nil),
 			"gap": append(openFrame(t, ownSource),
-				append(flow.Header{Type: flow.TypeData, Length: 1, Offset: 1}.Append(nil), 'x')...),
+				append(flow.Header{Type: flow.TypeData, Length: 1, Offset: flow.MaxAhead + 1}.Append(nil), 'x')...),
 			"overlap": append(append(openFrame(t, ownSource), append(flow.Header{Type: flow.TypeData, Length: 2}.Append(nil), "ab"...)...),
 				append(flow.Header{Type: flow.TypeData, Length: 2, Offset: 1}.Append(nil), "bc"...)...),
 			"bytes behind FIN": append(append(openFrame(t, ownSource), flow.Header{Type: flow.TypeFin}.Append(nil)...),

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"sync"
+	"io"
 	"time"
-
-	"github.com/quic-go/quic-go"
 
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
@@ -19,122 +16,118 @@ import (
 type Incoming struct {
 	Flow
 	open flow.Open
+	kept bool // by Keep
 }
 
 // Open is what the peer asks for.
 func (in *Incoming) Open() flow.Open { return in.open }
 
 // Gateway is the identity of the peer's gateway that opened the flow.
-func (in *Incoming) Gateway() string { return in.s.live.id.String() }
+func (in *Incoming) Gateway() string { return in.far.id.String() }
 
 // Accept tells the peer that an instance is connected. It leaves together with the first bytes written, on Flush, or after a
 // millisecond.
 func (in *Incoming) Accept() error {
-	frame, err := in.out.Accept(nil)
-	if err != nil {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if err := in.out.Accept(); err != nil {
 		return err
 	}
-	in.hold(frame)
+	in.hold()
 	return nil
 }
 
 // Report tells the peer how an instance has fared. It must come before Accept or Refuse, and leaves with it.
 func (in *Incoming) Report(o flow.Outcome) error {
-	frame, err := in.out.Outcome(nil, o)
-	if err != nil {
-		return err
-	}
-	in.holdMu.Lock()
-	defer in.holdMu.Unlock()
-	in.held = append(in.held, frame...)
-	return nil
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.out.Outcome(o)
 }
 
 // Refuse tells the peer that the flow is not taken, and ends it. The reason is for the peer's operator; it is cut at
 // flow.MaxReason octets.
 func (in *Incoming) Refuse(code flow.RefusalCode, reason string) error {
-	in.holdMu.Lock()
-	frames, err := in.out.Refuse(in.held, code, reason)
-	if err != nil {
-		in.holdMu.Unlock()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if err := in.out.Refuse(code, reason); err != nil {
 		return err
 	}
-	in.held = nil
-	_, err = in.stream.Write(frames)
-	in.holdMu.Unlock()
-	_ = in.stream.Close()
-	in.stream.CancelRead(quic.StreamErrorCode(flow.ResetRefused))
-	in.finish(sideBoth)
-	return in.wrap(err)
+	in.release()
+	in.flushEnd()
+	in.finish(sideWrite)
+	in.closeRead(flow.ResetRefused)
+	return in.failed
 }
 
-// acceptStreams takes the streams that the peer opens, for as long as the session lives.
-func (s *session) acceptStreams(tasks *sync.WaitGroup) {
-	ctx := s.conn.Context()
-	for {
-		stream, err := s.conn.AcceptStream(ctx)
-		if err != nil {
-			return
-		}
-		select {
-		case s.pending <- struct{}{}: // a peer that starts many and finishes none holds up itself, for openLimit
-		case <-ctx.Done():
-			return
-		}
-		tasks.Go(func() { s.serveStream(ctx, stream) })
-	}
-}
-
-func abandon(stream *quic.Stream, code flow.ResetCode) {
-	stream.CancelWrite(quic.StreamErrorCode(code))
-	stream.CancelRead(quic.StreamErrorCode(code))
-}
-
-// serveStream finds out what a stream is and serves it.
-func (s *session) serveStream(ctx context.Context, stream *quic.Stream) {
-	_ = stream.SetReadDeadline(time.Now().Add(openLimit))
-	h, err := readHeader(stream)
+// serveCarrier finds out what a carrier that the peer has started is, and serves it. It takes the place that was reserved in
+// s.pending. What is left of the carrier when it returns is the flow's: finished or cancel says when it has done with it.
+func (s *session) serveCarrier(ctx context.Context, c carrier) {
+	_ = c.SetReadDeadline(time.Now().Add(openLimit))
+	h, err := readHeader(c)
 	if err == nil && h.Type == frameAsk {
-		s.answer(ctx, stream, h)
+		s.answer(ctx, c, h)
 		return
 	}
-	in := &Incoming{Flow: Flow{s: s, stream: stream, out: flow.NewOut(flow.Answerer), in: flow.NewIn(flow.Answerer)}}
+	attached := err == nil && h.Type == flow.TypeAttach && h.Length <= flow.MaxOpen
+	if attached {
+		var served bool
+		if served, err = s.serveAttach(c, h); served {
+			<-s.pending
+			return
+		}
+		if err == nil {
+			h, err = readHeader(c)
+		}
+	}
+	in := &Incoming{}
+	in.init(s, c, flow.Answerer)
 	if err == nil {
-		err = in.readOpen(h)
+		err = in.readOpen(c, h, attached)
 	}
 	<-s.pending
 	if err != nil {
 		if errors.Is(err, flow.ErrViolation) {
 			s.t.log.Warn("peer breaks the flow protocol", "peer", s.live.region, "gateway", s.live.id, "err", err)
 		}
-		abandon(stream, flow.ResetProtocol)
+		c.cancel(flow.ResetProtocol)
 		return
 	}
-	_ = stream.SetReadDeadline(time.Time{})
-	s.flows.Add(1)
-	s.serveFlow(ctx, in)
+	_ = c.SetReadDeadline(time.Time{})
+	in.first.count()
+	s.serveFlow(in)
 }
 
-// readOpen reads the OPEN whose header has come.
-func (in *Incoming) readOpen(h flow.Header) error {
-	if err := in.in.Header(h); err != nil {
+// readOpen reads the OPEN whose header has come. attached: it came behind an ATTACH, because the opener does not know whether it has
+// come before; the ATTACH is answered.
+func (in *Incoming) readOpen(c carrier, h flow.Header, attached bool) error {
+	l := &in.first
+	if attached {
+		l.place = flow.Attached(true)
+	}
+	if err := in.in.Header(&l.place, h); err != nil {
 		return err
 	}
 	body := make([]byte, h.Length)
-	for n := 0; n < len(body); {
-		m, err := in.stream.Read(body[n:])
-		if n += m; err != nil && n < len(body) {
-			return fmt.Errorf("read OPEN: %w", err)
-		}
+	if _, err := io.ReadFull(c, body); err != nil {
+		return fmt.Errorf("read OPEN: %w", err)
 	}
-	event, err := in.in.Body(h, body)
+	event, err := in.in.Body(&l.place, h, body)
+	if err != nil {
+		return err
+	}
 	in.open, in.id = event.Open, event.Open.ID
+	if err := in.far.register(&in.Flow); err != nil {
+		return fmt.Errorf("%w: %w", flow.ErrViolation, err)
+	}
+	if attached {
+		_, err = c.Write(flow.Header{Type: flow.TypeAck}.Append(nil))
+	}
 	return err
 }
 
 // serveFlow checks the law that a peer speaks only for its own trust domain, here where nobody can forget it, and hands the
 // flow on.
-func (s *session) serveFlow(ctx context.Context, in *Incoming) {
+func (s *session) serveFlow(in *Incoming) {
 	if !in.open.Source.MemberOf(s.domain) {
 		s.t.counts.foreign.Add(1)
 		s.foreign.Do(func() {
@@ -148,11 +141,45 @@ func (s *session) serveFlow(ctx context.Context, in *Incoming) {
 		_ = in.Refuse(flow.RefusedUnavailable, "no flows are served here")
 		return
 	}
+	// The flow may outlive the session: its context is its own.
+	ctx, stop := context.WithCancelCause(context.Background())
+	defer stop(nil)
+	in.mu.Lock()
+	in.stop = stop
+	if in.failed != nil {
+		stop(in.failed)
+	}
+	in.mu.Unlock()
 	s.t.cfg.OnFlow(ctx, in)
+	if !in.kept {
+		in.handled()
+	}
+}
+
+// Keep lets an accepted flow go on when OnFlow has returned, until Release. The context of OnFlow ends when it returns: lost takes
+// its place, and is called once, in a goroutine of its own, if the flow fails. OnFlow calls Keep once at most.
+func (in *Incoming) Keep(lost func(error)) {
+	in.far.t.tasks.Add(1) // beside the one that runs OnFlow
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.kept, in.stop = true, func(err error) { go lost(err) }
+	if in.failed != nil {
+		in.stop(in.failed)
+	}
+}
+
+// Release is the end of what Keep began. It may come from any goroutine, once.
+func (in *Incoming) Release() {
+	in.handled()
+	in.far.t.tasks.Done()
+}
+
+// handled ends what whoever serves the flow has left open.
+func (in *Incoming) handled() {
 	if in.sides.Load() != sideBoth && !errors.Is(in.Refuse(flow.RefusedInternal, ""), flow.ErrViolation) {
 		return // it was neither accepted nor refused
 	}
-	if err := in.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		s.t.log.Debug("close a flow", "peer", s.live.region, "err", err)
+	if err := in.Close(); err != nil {
+		in.far.t.log.Debug("close a flow", "peer", in.far.peer.region, "err", err)
 	}
 }

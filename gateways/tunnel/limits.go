@@ -87,7 +87,8 @@ const unvalidatedLimit = 8
 var errCrowded = errors.New("too many connections")
 
 func newGate(c class) *gate {
-	g := &gate{perSource: 64, total: 4096, bySource: map[netip.Prefix]int{}} // several gateways of a region may share a NAT address
+	// Several gateways of a region may share a NAT address, and each has quicSessions to each of ours.
+	g := &gate{perSource: 256, total: 4096, bySource: map[netip.Prefix]int{}}
 	if c == classJoin {
 		g.perSource, g.total = 4, 32 // a redemption lasts a second, and its client is nobody yet
 	}
@@ -108,20 +109,29 @@ type ticket struct {
 	gate   *gate
 	source netip.Prefix
 	done   bool // the handshake is over
+	gone   bool // it is released
 }
 
-// admit is quic.Transport.ConnContext: it counts the connection for as long as ctx lives, or refuses it.
-func (g *gate) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	t := &ticket{gate: g, source: sourceOf(info.RemoteAddr)}
+// enter counts a client until its ticket is released, or refuses it.
+func (g *gate) enter(from net.Addr) (*ticket, error) {
+	t := &ticket{gate: g, source: sourceOf(from)}
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	if g.admitted >= g.total || g.bySource[t.source] >= g.perSource || g.handshaking >= 256 {
-		g.mu.Unlock()
 		return nil, errCrowded
 	}
 	g.admitted++
 	g.handshaking++
 	g.bySource[t.source]++
-	g.mu.Unlock()
+	return t, nil
+}
+
+// admit is quic.Transport.ConnContext: it counts the connection for as long as ctx lives, or refuses it.
+func (g *gate) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	t, err := g.enter(info.RemoteAddr)
+	if err != nil {
+		return nil, err
+	}
 	context.AfterFunc(ctx, t.release)
 	return context.WithValue(ctx, ticketKey{}, t), nil
 }
@@ -148,6 +158,10 @@ func (t *ticket) release() {
 	g := t.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if t.gone {
+		return
+	}
+	t.gone = true
 	t.finish()
 	g.admitted--
 	if g.bySource[t.source]--; g.bySource[t.source] == 0 {
@@ -157,11 +171,10 @@ func (t *ticket) release() {
 
 // sourceOf is what counts as one client: an IPv4 address, or the /64 that one IPv6 host can choose freely from.
 func sourceOf(addr net.Addr) netip.Prefix {
-	udp, ok := addr.(*net.UDPAddr)
+	ip, ok := netip.AddrFromSlice(ipOf(addr))
 	if !ok {
 		return netip.Prefix{}
 	}
-	ip, _ := netip.AddrFromSlice(udp.IP)
 	bits := 64
 	if ip = ip.Unmap(); ip.Is4() {
 		bits = 32

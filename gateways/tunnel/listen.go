@@ -32,30 +32,45 @@ const (
 
 // liveConn is an established connection with an identity, indexed so that it can be judged again.
 type liveConn struct {
-	conn   *quic.Conn
-	class  class
+	conn   *quic.Conn // nil for a TLS connection
+	end    ender
+	proto  string
 	region federation.Region
 	id     spiffeid.ID
 	chain  []*x509.Certificate
 	expiry time.Time // when the first certificate of the chain runs out
 }
 
-func (l *liveConn) close(code quic.ApplicationErrorCode, reason string) {
-	_ = l.conn.CloseWithError(code, reason[:min(len(reason), maxCloseReason)])
+// ender is what a live connection is closed by, as *quic.Conn can be.
+type ender interface {
+	CloseWithError(code quic.ApplicationErrorCode, reason string) error
 }
 
-// identify finds out who is at the other end of conn and indexes it until it ends. It judges once more behind that: a
-// revocation that came between the handshake and the index would otherwise miss it.
+func (l *liveConn) close(code quic.ApplicationErrorCode, reason string) {
+	_ = l.end.CloseWithError(code, reason[:min(len(reason), maxCloseReason)])
+}
+
+// identify finds out who is at the other end of conn and indexes it until it ends.
 func (t *Transport) identify(conn *quic.Conn, c class) (*liveConn, error) {
-	state := conn.ConnectionState().TLS
+	l := &liveConn{conn: conn, end: conn, proto: c.String()}
+	err := t.index(l, conn.ConnectionState().TLS)
+	if err == nil {
+		context.AfterFunc(conn.Context(), func() { t.forgetConn(l) })
+	}
+	return l, err
+}
+
+// index finds out who is at the other end of l, and keeps it to be judged again until forgetConn. It judges once more behind
+// that: a revocation that came between the handshake and the index would otherwise miss it.
+func (t *Transport) index(l *liveConn, state tls.ConnectionState) error {
 	region, id, err := t.cfg.Trust.Identify(state)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if region == "" || len(state.PeerCertificates) == 0 {
-		return nil, errors.New("the other end has no certificate of a peer's gateway")
+		return errors.New("the other end has no certificate of a peer's gateway")
 	}
-	l := &liveConn{conn: conn, class: c, region: region, id: id, chain: state.PeerCertificates, expiry: state.PeerCertificates[0].NotAfter}
+	l.region, l.id, l.chain, l.expiry = region, id, state.PeerCertificates, state.PeerCertificates[0].NotAfter
 	for _, cert := range l.chain {
 		if cert.NotAfter.Before(l.expiry) {
 			l.expiry = cert.NotAfter
@@ -64,16 +79,21 @@ func (t *Transport) identify(conn *quic.Conn, c class) (*liveConn, error) {
 	t.mu.Lock()
 	if t.stopped {
 		t.mu.Unlock()
-		return nil, errStopped
+		return errStopped
 	}
 	t.live[l] = struct{}{}
 	t.mu.Unlock()
-	context.AfterFunc(conn.Context(), func() {
-		t.mu.Lock()
-		delete(t.live, l)
-		t.mu.Unlock()
-	})
-	return l, t.judge(l)
+	if err := t.judge(l); err != nil {
+		t.forgetConn(l)
+		return err
+	}
+	return nil
+}
+
+func (t *Transport) forgetConn(l *liveConn) {
+	t.mu.Lock()
+	delete(t.live, l)
+	t.mu.Unlock()
 }
 
 var errStopped = errors.New("the gateway is stopping")

@@ -32,16 +32,9 @@ var (
 // loopback is two gateways on real sockets, west having dialled east.
 func loopback(tb testing.TB, change func(*Config)) *pair {
 	tb.Helper()
-	listen := func() net.PacketConn {
-		conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-		if err != nil {
-			tb.Fatal(err)
-		}
-		return conn
-	}
 	p := &pair{}
-	p.east = startGateway(tb, east, listen(), change)
-	p.west = startGateway(tb, west, listen(), nil)
+	p.east = startGateway(tb, east, listenUDP(tb), change)
+	p.west = startGateway(tb, west, listenUDP(tb), nil)
 	introduce(tb, p.east.trust, p.west.trust)
 	tb.Cleanup(func() { p.west.shut(tb); p.east.shut(tb) })
 	p.west.SetPeers([]federation.Peer{{Region: east, Gateways: []string{p.east.Addr().String()}}})
@@ -323,6 +316,7 @@ func TestMetrics(t *testing.T) {
 	if err := exchangeBytes(f, []byte("hello")); err != nil {
 		t.Fatal(err)
 	}
+	soon(t, func() bool { path := p.east.Path(west); return path.QUIC == quicSessions && path.TCP == 1 })
 	want := `# HELP tradewind_tunnel_bytes_total Bytes of flows with the peer, headers not counted.
 # TYPE tradewind_tunnel_bytes_total counter
 tradewind_tunnel_bytes_total{direction="in",peer="west"} 5
@@ -330,15 +324,19 @@ tradewind_tunnel_bytes_total{direction="out",peer="west"} 5
 # HELP tradewind_tunnel_flows Flows with the peer that are open, in either direction.
 # TYPE tradewind_tunnel_flows gauge
 tradewind_tunnel_flows{peer="west"} 1
-# HELP tradewind_tunnel_sessions Flow sessions with gateways of the peer, in either direction.
+# HELP tradewind_tunnel_handshakes_on_request_path_total Flows that had to wait for a TLS connection to be made.
+# TYPE tradewind_tunnel_handshakes_on_request_path_total counter
+tradewind_tunnel_handshakes_on_request_path_total{peer="west"} 0
+# HELP tradewind_tunnel_sessions Sessions with gateways of the peer, in either direction, by what they are made of.
 # TYPE tradewind_tunnel_sessions gauge
-tradewind_tunnel_sessions{peer="west"} 1
+tradewind_tunnel_sessions{lane="quic",peer="west"} 4
+tradewind_tunnel_sessions{lane="tcp",peer="west"} 1
 # HELP tradewind_tunnel_up Whether a flow to the peer would be sent at once (1) or there is no live session (0).
 # TYPE tradewind_tunnel_up gauge
 tradewind_tunnel_up{peer="west"} 1
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "tradewind_tunnel_bytes_total", "tradewind_tunnel_flows",
-		"tradewind_tunnel_sessions", "tradewind_tunnel_up"); err != nil {
+		"tradewind_tunnel_sessions", "tradewind_tunnel_up", "tradewind_tunnel_handshakes_on_request_path_total"); err != nil {
 		t.Error(err)
 	}
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
@@ -394,7 +392,7 @@ func BenchmarkBulk(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	buf := make([]byte, flow.HeaderLen+128<<10)
+	buf := make([]byte, f.Headroom()+128<<10)
 	b.SetBytes(128 << 10)
 	b.ReportAllocs()
 	b.ResetTimer()

@@ -17,8 +17,13 @@ var (
 	descUp       = describe("up", "Whether a flow to the peer would be sent at once (1) or there is no live session (0).", "peer")
 	descRTT      = describe("rtt_seconds", "Smoothed round trip time to the gateway that a flow to the peer would go to.", "peer")
 	descLoss     = describe("loss_ratio", "Smoothed share of packets to the same gateway that were lost.", "peer")
-	descSessions = describe("sessions", "Flow sessions with gateways of the peer, in either direction.", "peer")
+	descSessions = describe("sessions", "Sessions with gateways of the peer, in either direction, by what they are made of.", "peer", "lane")
+	descLanes    = describe("lanes", "TLS connections of the sessions over TCP, by whether they carry a flow.", "peer", "state")
+	descDialled  = describe("lanes_dialled_total", "TLS connections made for the sessions over TCP.", "peer")
+	descDied     = describe("lanes_died_total", "TLS connections of the sessions over TCP that ended by themselves, or went silent.", "peer")
+	descWaited   = describe("handshakes_on_request_path_total", "Flows that had to wait for a TLS connection to be made.", "peer")
 	descFlows    = describe("flows", "Flows with the peer that are open, in either direction.", "peer")
+	descBulk     = describe("bulk_flows", "Bulk transfers that this gateway sends to the peer, by what carries them.", "peer", "lane")
 	descBytes    = describe("bytes_total", "Bytes of flows with the peer, headers not counted.", "peer", "direction")
 	descFailures = describe("dial_failures_total", "Attempts to reach a gateway of the peer that failed.", "peer")
 	descRevoked  = describe("revoked_sessions_total", "Connections closed because the certificate they were made with was no longer good.")
@@ -34,7 +39,8 @@ type collector struct{ t *Transport }
 
 func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descUp, descRTT, descLoss, descSessions, descFlows, descBytes, descFailures, descRevoked, descForeign,
+		descUp, descRTT, descLoss, descSessions, descLanes, descDialled, descDied, descWaited, descFlows, descBulk, descBytes, descFailures,
+		descRevoked, descForeign,
 	} {
 		out <- d
 	}
@@ -60,8 +66,17 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		}
 		gauge(descRTT, rtt, name)
 		gauge(descLoss, path.Loss, name)
-		gauge(descSessions, float64(path.Sessions), name)
+		gauge(descSessions, float64(path.QUIC), name, LaneQUIC)
+		gauge(descSessions, float64(path.TCP), name, LaneTCP)
+		idle, busy := p.lanes()
+		gauge(descLanes, float64(idle), name, "idle")
+		gauge(descLanes, float64(busy), name, "busy")
+		counter(descDialled, p.dialled.Load(), name)
+		counter(descDied, p.died.Load(), name)
+		counter(descWaited, p.waited.Load(), name)
 		gauge(descFlows, float64(path.Flows), name)
+		gauge(descBulk, float64(p.bulk[kindQUIC].Load()), name, LaneQUIC)
+		gauge(descBulk, float64(p.bulk[kindTCP].Load()), name, LaneTCP)
 		counter(descBytes, p.in.Load(), name, "in")
 		counter(descBytes, p.out.Load(), name, "out")
 		counter(descFailures, p.failures.Load(), name)

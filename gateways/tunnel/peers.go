@@ -2,13 +2,8 @@ package tunnel
 
 import (
 	"cmp"
-	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"math"
-	"math/rand/v2"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,8 +14,17 @@ import (
 	"github.com/tradewind-mesh/tradewind/federation"
 )
 
-// maxSessions is how many flow sessions one peer may have here: its gateways times ours, and room for those being replaced.
-const maxSessions = 256
+const (
+	// quicSessions is how many QUIC sessions are kept to one gateway address. Each sends and receives in a goroutine of its own,
+	// and a loss slows down only what shares its connection. With eight, under loss, each has too few packets to notice soon.
+	quicSessions = 4
+
+	// maxSessions is how many sessions one peer may have here: its gateways times ours, five each way, and those being replaced.
+	maxSessions = 1024
+
+	// maxPeerLanes is how many lanes they may have together: a file descriptor and some 40 KiB each.
+	maxPeerLanes = 4096
+)
 
 // peer is all that is known of the ways to one region.
 type peer struct {
@@ -28,22 +32,39 @@ type peer struct {
 	region federation.Region
 
 	table    atomic.Pointer[[]*session] // every session that runs; replaced whole
-	failed   atomic.Pointer[failure]    // the last attempt to reach it that failed; nil when that address has been reached since
+	failed   [2]atomic.Pointer[failure] // by kind: the last attempt to reach it that failed; nil when that address has been reached since
 	rtt      atomic.Int64               // nanoseconds; of the last session that was up
 	since    atomic.Int64               // Unix nanoseconds of the last change of up
 	up       atomic.Bool
-	in, out  atomic.Uint64 // bytes of flows
-	failures atomic.Uint64 // attempts to dial it that failed
-	asking   chan struct{} // a token for each question to it under way
-	asked    chan struct{} // a token for each question of its being answered
+	in, out  atomic.Uint64   // bytes of flows
+	kept     atomic.Int64    // octets kept until they are acknowledged
+	bare     atomic.Uint64   // how often there was no room for them
+	bulk     [2]atomic.Int64 // bulk transfers by kind of what carries them
+	remotes  remotes         // its gateways
+	failures atomic.Uint64   // attempts to dial it that failed
+	dialled  atomic.Uint64   // lanes
+	lent     atomic.Int64    // lanes that are open
+	died     atomic.Uint64   // lanes that ended by themselves
+	waited   atomic.Uint64   // flows that had to wait for a lane
+	asking   chan struct{}   // a token for each question to it under way
+	asked    chan struct{}   // a token for each question of its being answered
 
-	mu sync.Mutex // held to replace the table and to compare it with up
+	mu   sync.Mutex // held to replace the table and to compare it with up and lane
+	lane kind       // that new flows took when it was last up
 }
 
 // failure is an attempt to reach a gateway that failed.
 type failure struct {
 	address, reason string
 	diagnostic      *federation.Diagnostic // nil: err was none
+}
+
+// failure is what is most worth knowing of why the peer was not reached.
+func (p *peer) failure() *failure {
+	if f := p.failed[kindQUIC].Load(); f != nil {
+		return f
+	}
+	return p.failed[kindTCP].Load()
 }
 
 // peerOf returns the entry of region, made when there is none.
@@ -109,11 +130,18 @@ func (p *peer) refresh() {
 	if turned {
 		p.since.Store(time.Now().UnixNano())
 	}
+	moved := up && p.lane != best.link.kind()
+	if up {
+		p.lane = best.link.kind()
+	}
 	p.mu.Unlock()
 	switch {
 	case turned && up:
 		p.t.log.Info("path to peer is up", "peer", p.region, "gateway", best.live.id, "address", best.address,
-			"rtt", time.Duration(best.srtt.Load()))
+			"lane", best.link.kind(), "rtt", time.Duration(best.srtt.Load()))
+	case moved:
+		p.t.log.Warn("new flows to peer go over another lane", "peer", p.region, "gateway", best.live.id, "address", best.address,
+			"lane", best.link.kind(), "rtt", time.Duration(best.srtt.Load()))
 	case turned:
 		p.t.log.Warn("path to peer is down", "code", federation.CodePathDown, "peer", p.region)
 	}
@@ -121,30 +149,6 @@ func (p *peer) refresh() {
 	case p.t.changed <- struct{}{}:
 	default:
 	}
-}
-
-// best returns the session a new flow should take, leaving out those in tried: one that is not silent before one that is,
-// then the nearest, and among equally near ones the one with the fewest flows. It is nil when there is none.
-func (p *peer) best(tried []*session) *session {
-	var best *session
-	for _, s := range *p.table.Load() {
-		if s.usable() && !slices.Contains(tried, s) && (best == nil || s.better(best)) {
-			best = s
-		}
-	}
-	return best
-}
-
-func (s *session) better(o *session) bool {
-	if a, b := s.state.Load(), o.state.Load(); a != b {
-		return a < b
-	}
-	a, b := s.srtt.Load(), o.srtt.Load()
-	near := max(int64(time.Millisecond), min(a, b)/5) // closer than that is noise
-	if a-b > near || b-a > near {
-		return a < b
-	}
-	return s.flows.Load() < o.flows.Load()
 }
 
 // Path is the state of the way to a peer at one moment.
@@ -155,9 +159,10 @@ type Path struct {
 	Loss      float64       // share of packets lost, 0 to 1, smoothed over some seconds
 	Address   string        // of the gateway at the other end
 	Gateway   spiffeid.ID   // of the same
-	Lane      string        // what carries the flows: "quic"
+	Lane      string        // what would carry it: LaneQUIC or LaneTCP
 	Since     time.Time     // of the last change of Up
-	Sessions  int
+	Sessions  int           // of all kinds, in either direction
+	QUIC, TCP int           // the same by kind
 	Flows     int
 	LastError string                 // why the last attempt of this gateway to reach the peer failed, also while the peer reaches this one
 	Problem   *federation.Diagnostic // LastError with its code and fix; nil when it has none; not to be changed
@@ -177,8 +182,12 @@ func (p *peer) path() Path {
 	path := Path{Peer: p.region, Sessions: len(table), Since: time.Unix(0, p.since.Load())}
 	for _, s := range table {
 		path.Flows += int(s.flows.Load())
+		if s.link.kind() == kindTCP {
+			path.TCP++
+		}
 	}
-	if f := p.failed.Load(); f != nil {
+	path.QUIC = path.Sessions - path.TCP
+	if f := p.failure(); f != nil {
 		path.LastError, path.Problem = f.reason, f.diagnostic
 	}
 	s := p.best(nil)
@@ -188,7 +197,7 @@ func (p *peer) path() Path {
 	path.Up = s.state.Load() == alive
 	path.RTT = time.Duration(s.srtt.Load())
 	path.Loss = math.Float64frombits(s.loss.Load())
-	path.Address, path.Gateway, path.Lane = s.address, s.live.id, "quic"
+	path.Address, path.Gateway, path.Lane = s.address, s.live.id, s.link.kind().String()
 	return path
 }
 
@@ -205,225 +214,3 @@ func (t *Transport) Paths() []Path {
 // PathChanged signals that some path went up, down or to another session since the channel was last read. There is one
 // signal, of capacity 1, for one reader.
 func (t *Transport) PathChanged() <-chan struct{} { return t.changed }
-
-// SetPeers says which gateways a warm session is to be kept to. Sessions of a region that was listed before and is not any
-// more are closed. It returns at once; Run does the work.
-func (t *Transport) SetPeers(peers []federation.Peer) {
-	t.mu.Lock()
-	t.wanted = slices.Clone(peers)
-	t.mu.Unlock()
-	for _, p := range peers {
-		t.peerOf(p.Region)
-	}
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
-}
-
-// keepSessions runs one keeper for each gateway address that SetPeers has named.
-func (t *Transport) keepSessions(ctx context.Context) {
-	type way struct {
-		region  federation.Region
-		address string
-	}
-	running := map[way]context.CancelCauseFunc{}
-	known := map[federation.Region]bool{}
-	var keepers sync.WaitGroup
-	defer keepers.Wait()
-	for {
-		t.mu.Lock()
-		peers := t.wanted
-		t.mu.Unlock()
-		wanted, regions := map[way]bool{}, map[federation.Region]bool{}
-		for _, p := range peers {
-			regions[p.Region] = true
-			for _, address := range p.Gateways {
-				wanted[way{p.Region, address}] = true
-			}
-		}
-		for w, stop := range running {
-			if !wanted[w] {
-				stop(errUnwanted)
-				delete(running, w)
-			}
-		}
-		for region := range known {
-			if !regions[region] {
-				t.forget(region)
-				delete(known, region)
-			}
-		}
-		maps.Copy(known, regions)
-		for w := range wanted {
-			if running[w] == nil {
-				inner, stop := context.WithCancelCause(ctx)
-				running[w] = stop
-				keepers.Go(func() { t.keep(inner, w.region, w.address) })
-			}
-		}
-		select {
-		case <-ctx.Done():
-			for _, stop := range running {
-				stop(nil)
-			}
-			return
-		case <-t.wake:
-		}
-	}
-}
-
-var errUnwanted = errors.New("the address is not the peer's any more")
-
-// forget closes every session of a region that is no peer any more.
-func (t *Transport) forget(region federation.Region) {
-	p := t.peer(region)
-	if p == nil {
-		return
-	}
-	for _, s := range *p.table.Load() {
-		s.close(closeForgotten, "the peering is gone")
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	next := maps.Clone(*t.peers.Load())
-	delete(next, region)
-	t.peers.Store(&next)
-}
-
-// keep keeps one session to address until ctx ends. A session that is due to be replaced, because its certificate nears its
-// end or the name leads elsewhere, goes on until a new one is up, and after that until its last flow has ended.
-func (t *Transport) keep(ctx context.Context, region federation.Region, address string) {
-	p := t.peerOf(region)
-	var tasks sync.WaitGroup
-	defer tasks.Wait()
-	var current *session
-	var ended chan struct{} // of current; nil when there is none
-	wait, attempts, said := time.Duration(0), 0, ""
-	for {
-		renew := t.renewal(current)
-		select {
-		case <-ctx.Done():
-			if current != nil && errors.Is(context.Cause(ctx), errUnwanted) {
-				current.superseded.Store(true)
-			}
-			return
-		case <-ended:
-			wait, current, ended = backoff(0), nil, nil
-			continue
-		case <-after(current == nil && !t.draining.Load(), wait): // who drains makes no new sessions
-		case <-renew:
-			if !t.mustReplace(ctx, current) {
-				continue
-			}
-		}
-		s, err := t.dialSession(ctx, region, address, p.patience())
-		if err != nil {
-			attempts++
-			wait = backoff(attempts)
-			said = p.noteFailure(ctx, address, said, err)
-			continue
-		}
-		said = ""
-		if f := p.failed.Load(); f != nil && f.address == address {
-			p.failed.CompareAndSwap(f, nil)
-		}
-		if current != nil {
-			current.superseded.Store(true)
-		}
-		attempts, current, ended = 0, s, make(chan struct{})
-		done := ended
-		// The run of a session ends with the transport, not with the keeper: flows outlive the interest in an address.
-		if !t.start(func() { defer close(done); s.run() }) {
-			return
-		}
-	}
-}
-
-// after returns a channel that is ready after d, or never.
-func after(wanted bool, d time.Duration) <-chan time.Time {
-	if !wanted {
-		return nil
-	}
-	return time.After(d)
-}
-
-// backoff is how long to wait before attempt n+1: doubling, with jitter, so that gateways that lost each other together do not
-// come back together.
-func backoff(n int) time.Duration {
-	d := min(firstBackoff<<min(n, 10), lastBackoff)
-	return d/2 + rand.N(d/2+1)
-}
-
-// patience is how long one attempt may take: twenty round trips when the distance is known, so that after an outage the next
-// attempt is not held up by one that was sent into it.
-func (p *peer) patience() time.Duration {
-	if rtt := time.Duration(p.rtt.Load()); rtt > 0 {
-		return min(max(20*rtt, time.Second), handshakeLimit)
-	}
-	return handshakeLimit
-}
-
-// noteFailure keeps the reason for Path, logs it when it is another one than said, and returns it.
-func (p *peer) noteFailure(ctx context.Context, address, said string, err error) string {
-	if ctx.Err() != nil {
-		return said
-	}
-	p.failures.Add(1)
-	f := &failure{address: address, reason: err.Error()}
-	if errors.As(err, &f.diagnostic) {
-		f.reason = f.diagnostic.Reason()
-	}
-	p.failed.Store(f)
-	if f.reason != said {
-		p.t.log.Warn("gateway of peer not reached, trying on", "peer", p.region, "address", address, "err", err)
-	}
-	return f.reason
-}
-
-// renewal is when s has to be looked at again.
-func (t *Transport) renewal(s *session) <-chan time.Time {
-	if s == nil {
-		return nil
-	}
-	return time.After(resolveEvery*3/4 + rand.N(resolveEvery/5)) // what is left is for the new session to take over
-}
-
-// mustReplace reports whether a new session should take over from s.
-func (t *Transport) mustReplace(ctx context.Context, s *session) bool {
-	if whole := s.goodUntil.Sub(s.epoch); time.Until(s.goodUntil) < whole/4 { // certificates are rotated at half of their life
-		return true
-	}
-	host, _, err := net.SplitHostPort(s.address)
-	if err != nil || net.ParseIP(host) != nil {
-		return false
-	}
-	targets, err := t.resolve(ctx, s.address)
-	if err != nil {
-		return false // what cannot be looked up now has not moved
-	}
-	remote, ok := s.conn.RemoteAddr().(*net.UDPAddr)
-	return ok && !slices.ContainsFunc(targets, func(u *net.UDPAddr) bool { return u.IP.Equal(remote.IP) })
-}
-
-// noPath says why no flow can be opened to p.
-func (t *Transport) noPath(region federation.Region) error {
-	d := &federation.Diagnostic{Code: federation.CodeNoPath, What: fmt.Sprintf("no live path to region %s", region), Err: ErrNoPath,
-		Why: "it is not a peer, or none of its gateways has an address here", Fix: "tradewind peer show " + string(region)}
-	if p := t.peer(region); p != nil {
-		if f := p.failed.Load(); f != nil {
-			d.Why = f.reason
-			if f.diagnostic != nil && f.diagnostic.Fix != "" {
-				d.Fix = f.diagnostic.Fix
-			}
-		} else if len(*p.table.Load()) > 0 {
-			d.Why = "its gateways are draining or at their limit of flows"
-		} else {
-			d.Why = "no session to any of its gateways is up yet"
-		}
-	}
-	return d
-}
-
-// ErrNoPath is in the tree of every error that says that there is no session to a peer.
-var ErrNoPath = errors.New("no live path to the peer")

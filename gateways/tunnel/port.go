@@ -133,33 +133,47 @@ func (p *plainPort) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-// SetReadBuffer and SetWriteBuffer keep QUIC from complaining: the buffers are sized once, by tuneBuffers.
+// SetReadBuffer and SetWriteBuffer keep QUIC from complaining: the buffers are sized once, by newSocket.
 func (*plainPort) SetReadBuffer(int) error { return nil }
 
 // SetWriteBuffer does nothing.
 func (*plainPort) SetWriteBuffer(int) error { return nil }
 
 // udpPort is the port of the flow class on a UDP socket. QUIC reads it by ReadBatch where the system has control messages,
-// else by ReadFrom; it never calls the ReadMsgUDP that the embedded socket brings.
+// else by ReadFrom; it never calls the ReadMsgUDP that the embedded socket brings. What QUIC looks for on a socket to send
+// many packets with one call (GSO), it finds on the embedded one.
 type udpPort struct {
 	*net.UDPConn
-	batch  *ipv4.PacketConn
+	trains *trains
 	others *router
 }
 
 func (p *udpPort) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
-	n, err := p.batch.ReadBatch(ms, flags)
-	if err != nil {
-		return n, err
-	}
-	for i := range ms[:n] {
-		m := &ms[i]
-		if c := classify(m.Buffers[0][:m.N]); c != classFlow {
-			p.others.pass(c, m.Buffers[0][:m.N], m.OOB[:m.NN], m.Addr)
-			m.N, m.NN = 0, 0 // QUIC skips an empty packet; returning fewer messages would mix up its buffers
+	for {
+		n := 0
+		for n < len(ms) {
+			data, oob, addr := p.trains.next()
+			if data == nil {
+				break
+			}
+			if c := classify(data); c != classFlow {
+				p.others.pass(c, data, oob, addr)
+				continue
+			}
+			m := &ms[n]
+			m.N, m.NN, m.Addr = copy(m.Buffers[0], data), copy(m.OOB, oob), addr
+			n++
+		}
+		if n > 0 {
+			return n, nil // never 0, for which QUIC would take the messages of the call before
+		}
+		if err := p.trains.read(flags); err != nil {
+			for i := range ms { // nor these, after an error that passes
+				ms[i].N, ms[i].NN = 0, 0
+			}
+			return 0, err
 		}
 	}
-	return n, nil
 }
 
 func (p *udpPort) ReadFrom(b []byte) (int, net.Addr, error) {
@@ -237,34 +251,44 @@ func (p *sideUDP) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, er
 	return p.udp.WriteMsgUDP(b, oob, addr)
 }
 
-// socket is one UDP socket with its three transports.
+// socket is one UDP socket with a transport for each class that it serves.
 type socket struct {
 	conn       net.PacketConn
-	transports [classes]*quic.Transport
+	transports [classes]*quic.Transport // nil: not served
 	gates      [classes]*gate
+	buffer     int // octets of the smaller of the kernel's two buffers; 0: unknown
 }
 
-func newSocket(conn net.PacketConn) *socket {
+// newSocket makes a socket that serves the classes named, all when none is, and asks the kernel for what helps: large buffers,
+// and trains of packets both ways. It starts nothing and cannot fail. A connection that is dialled from a socket of its own
+// names its class: packets of the others are then dropped where they arrive. The class of flows must be served whenever any
+// is, because its transport reads the socket.
+func newSocket(conn net.PacketConn, serves ...class) *socket {
+	if len(serves) == 0 {
+		serves = []class{classFlow, classExchange, classJoin}
+	}
 	s := &socket{conn: conn}
 	r := &router{}
-	var ports [classes]net.PacketConn
-	for _, c := range []class{classExchange, classJoin} {
-		side := newSidePort(conn)
-		r.sides[c] = side
-		ports[c] = side
-		if udp, ok := conn.(*net.UDPConn); ok {
-			ports[c] = &sideUDP{sidePort: side, udp: udp}
+	udp, isUDP := conn.(*net.UDPConn)
+	if isUDP {
+		s.buffer = growBuffers(udp, socketBuffer)
+	}
+	for _, c := range serves {
+		var port net.PacketConn
+		switch side := newSidePort(conn); {
+		case c == classFlow && isUDP:
+			port = &udpPort{UDPConn: udp, trains: newTrains(udp), others: r}
+		case c == classFlow:
+			port = &plainPort{PacketConn: conn, others: r}
+		case isUDP:
+			r.sides[c], port = side, &sideUDP{sidePort: side, udp: udp}
+		default:
+			r.sides[c], port = side, side
 		}
-	}
-	ports[classFlow] = &plainPort{PacketConn: conn, others: r}
-	if udp, ok := conn.(*net.UDPConn); ok {
-		ports[classFlow] = &udpPort{UDPConn: udp, batch: ipv4.NewPacketConn(udp), others: r}
-	}
-	for _, c := range []class{classFlow, classExchange, classJoin} {
 		g := newGate(c)
 		s.gates[c] = g
 		s.transports[c] = &quic.Transport{
-			Conn:                             ports[c],
+			Conn:                             port,
 			ConnectionIDGenerator:            connIDs(c),
 			VerifySourceAddress:              g.mustValidate,
 			ConnContext:                      g.admit,
@@ -289,7 +313,9 @@ func (s *socket) reaches(v4 bool) bool {
 // close closes the transports, the reader of the socket last, then the socket.
 func (s *socket) close() {
 	for _, c := range []class{classJoin, classExchange, classFlow} {
-		_ = s.transports[c].Close()
+		if t := s.transports[c]; t != nil {
+			_ = t.Close()
+		}
 	}
 	_ = s.conn.Close()
 }

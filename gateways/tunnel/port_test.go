@@ -1,8 +1,11 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/quic-go/quic-go"
@@ -102,5 +105,20 @@ func TestGateAsksForProofWhenCrowded(t *testing.T) {
 	}
 	if !g.mustValidate(nil) {
 		t.Error("no proof asked for")
+	}
+}
+
+func TestSmallBuffersAreReportedOnce(t *testing.T) {
+	var out bytes.Buffer
+	transport := &Transport{log: slog.New(slog.NewTextHandler(&out, nil)), sockets: []*socket{{buffer: 0}, {buffer: 4 << 20}}}
+	transport.reportBuffers()
+	if out.Len() > 0 {
+		t.Errorf("large enough, or unknown: %s", &out)
+	}
+	transport.sockets = append(transport.sockets, &socket{buffer: 208 << 10}, &socket{buffer: 208 << 10})
+	transport.reportBuffers()
+	if line := out.String(); strings.Count(line, "\n") != 1 || !strings.Contains(line, "net.core.rmem_max=7340032") ||
+		!strings.Contains(line, "granted=\"208 KiB\"") {
+		t.Errorf("logged %q", line)
 	}
 }

@@ -2,11 +2,11 @@ package tunnel
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,21 +14,24 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 )
 
-// What a session says beside its flows, in frames with flow's header. The first stream of the dialer is the control stream.
+// What a session says beside its flows, in frames with flow's header. They go over the dialer's first stream, or over the
+// control connection; FrameAsk and FrameLane are first frames of something of their own.
 const (
-	frameHello  flow.Type = 64 // control, first frame each way: version in the offset
+	frameHello  flow.Type = 64 // control, first frame each way: version in the offset; over TCP the dialer's names the session
 	framePing   flow.Type = 65 // control: a number in the offset
 	framePong   flow.Type = 66 // control: the number of the ping
 	frameDrain  flow.Type = 67 // control: open no more flows on this session
-	frameAsk    flow.Type = 68 // first frame of a stream of its own; body: the question
+	frameAsk    flow.Type = 68 // first frame of a carrier; body: the question
 	frameAnswer flow.Type = 69 // the answer to it
+	frameLane   flow.Type = 71 // TCP, first frame of a lane: version in the offset; body: its session and its owner
+	frameClose  flow.Type = 72 // TCP, last frame: code in the offset; body: the reason. QUIC has its own
+	frameWant   flow.Type = 73 // TCP control, from the accepter: how many lanes it wants to own
 
 	helloVersion = 1
-	maxControl   = 4 << 10 // body of a control frame that this version does not know, and skips
+	maxControl   = 4 << 10 // body of a control frame
 )
 
 // When a session is taken for dead. Anything heard counts, not only pongs: on a full link they come late.
@@ -41,7 +44,7 @@ const (
 	silenceCeiling = 5 * time.Second        // whatever the peer has made of its round trips
 	pongLimit      = 3 * time.Second        // packets arrive, but nobody answers: the process over there is stuck
 	pongRTTs       = 20
-	controlLimit   = 2 * time.Second // for the control stream to take 12 octets
+	controlLimit   = 2 * time.Second // for the control stream to take a frame
 	sleptTooLong   = 2 * tickEvery   // a tick was missed: this process was kept from running
 	pingsInFlight  = 64              // remembered, to tell the time of a pong
 )
@@ -55,16 +58,71 @@ const (
 	dead
 )
 
-// session is a QUIC connection that carries flows to and from one gateway of a peer.
+// kind is what a session is made of, the preferred first.
+type kind uint8
+
+const (
+	kindQUIC kind = iota // one QUIC connection
+	kindTCP              // a control connection and a pool of lanes, all TLS over TCP
+)
+
+// The names of the kinds, in the configuration and in what is shown.
+const (
+	LaneQUIC = "quic"
+	LaneTCP  = "tcp"
+)
+
+func (k kind) String() string { return [...]string{LaneQUIC, LaneTCP}[k] }
+
+// link is what a session of one kind does in its own way.
+type link interface {
+	kind() kind
+	// control carries the control frames. Its Write may be called by several goroutines.
+	control() controlStream
+	// open starts a carrier, at once or not at all.
+	open() (carrier, error)
+	// primed reports whether a first carrier could be had by now.
+	primed() bool
+	// serve hands what the peer starts to s.serveCarrier, until the session has ended.
+	serve(ctx context.Context, s *session)
+	// onFrame takes a control frame that only this kind knows.
+	onFrame(h flow.Header, body []byte)
+	// tick is called every tickEvery, and returns what the link has counted so far.
+	tick(now time.Time) pulse
+
+	remote() net.Addr
+	// close ends the session for both ends. Only the first call has an effect.
+	close(code quic.ApplicationErrorCode, reason string)
+	// done is closed when the session has ended, by whomever; cause says why then, a *quic.ApplicationError of both kinds.
+	done() <-chan struct{}
+	cause() error
+	// release frees what is left of an ended session. Nobody uses it any more.
+	release()
+}
+
+// controlStream is where the control frames of a session go.
+type controlStream interface {
+	io.ReadWriter
+	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
+}
+
+// pulse is what a link has counted since its beginning.
+type pulse struct {
+	heard      uint64 // grows with whatever comes from the peer
+	sent, lost uint64 // packets
+	moved      uint64 // octets, both ways
+}
+
+// session is an authenticated way to one gateway of a peer, which carries flows both ways.
 type session struct {
 	t       *Transport
 	peer    *peer
 	live    *liveConn
-	conn    *quic.Conn
-	control *quic.Stream
+	link    link
+	far     *remote              // the gateway at the other end; set by run
 	domain  spiffeid.TrustDomain // what the peer may speak for
 	address string               // as it was dialled, or where it came from
-	dialled bool
 	// goodUntil is when the first certificate of either end runs out.
 	goodUntil time.Time
 
@@ -72,11 +130,14 @@ type session struct {
 	leaving    atomic.Bool // the peer drains
 	superseded atomic.Bool // a newer session serves the same address
 	flows      atomic.Int64
+	bulk       atomic.Int64  // carriers that have been demoted
+	recent     atomic.Int64  // octets a second, both ways, smoothed
 	srtt       atomic.Int64  // nanoseconds; smoothed as in RFC 9002, section 5.3
 	rttVar     atomic.Int64  // its variation, of the same section: high on a lossy path and while the peer is overloaded
 	loss       atomic.Uint64 // bits of a float64: share of packets sent that were lost
 	foreign    sync.Once     // a foreign source is reported once
-	pending    chan struct{} // a token for each stream that has not said yet what it is
+	pending    chan struct{} // a token for each carrier that has not said yet what it is
+	gaveWay    atomic.Int64  // Unix nanoseconds of the last time that its flows were asked to go over to its successor
 
 	epoch   time.Time // of the clock below
 	heard   atomic.Int64
@@ -86,114 +147,25 @@ type session struct {
 	waiters sync.Map // number of a ping -> chan struct{}, closed by its pong
 }
 
-func (t *Transport) newSession(live *liveConn, address string, dialled bool) *session {
+func (t *Transport) newSession(live *liveConn, l link, address string) *session {
 	return &session{
-		t: t, peer: t.peerOf(live.region), live: live, conn: live.conn, domain: live.id.TrustDomain(),
-		address: address, dialled: dialled, goodUntil: live.expiry, epoch: time.Now(), pending: make(chan struct{}, maxPending),
+		t: t, peer: t.peerOf(live.region), live: live, link: l, domain: live.id.TrustDomain(),
+		address: address, goodUntil: live.expiry, epoch: time.Now(), pending: make(chan struct{}, maxPending),
 	}
 }
 
-// acceptSession serves a flow session that a peer has dialled, until it ends.
-func (t *Transport) acceptSession(ctx context.Context, conn *quic.Conn) error {
-	live, err := t.identify(conn, classFlow)
-	if err != nil {
-		return err
-	}
-	s := t.newSession(live, conn.RemoteAddr().String(), false)
-	if err := s.greet(ctx); err != nil {
-		return err
-	}
-	s.run()
-	return nil
+// openCarrier starts a carrier on s, at once or not at all.
+func (s *session) openCarrier() (carrier, error) { return s.link.open() }
+
+// say writes a control frame.
+func (s *session) say(t flow.Type, number uint64, body ...byte) error {
+	return sayOn(s.link.control(), t, number, body)
 }
 
-// dialSession makes a flow session to address, which is ready when it returns: the peer has accepted it.
-func (t *Transport) dialSession(ctx context.Context, region federation.Region, address string, limit time.Duration) (*session, error) {
-	conf, err := t.cfg.Trust.ClientTLS(region, protoFlow)
-	if err != nil {
-		return nil, fmt.Errorf("dial region %s: %w", region, err)
-	}
-	start := time.Now()
-	conf, shown := noteShown(conf)
-	conn, err := t.dialConn(ctx, classFlow, address, conf, limit)
-	if err != nil {
-		return nil, ofPeer(region, err)
-	}
-	live, err := t.identify(conn, classFlow)
-	if err == nil && live.region != region {
-		err = fmt.Errorf("the gateway belongs to region %s", live.region)
-	}
-	if err == nil {
-		s := t.newSession(live, address, true)
-		if own := shown.Load(); own != nil && own.Before(s.goodUntil) {
-			s.goodUntil = *own
-		}
-		if err = s.greet(ctx); err == nil {
-			return s, nil
-		}
-	}
-	if cause := context.Cause(conn.Context()); cause != nil {
-		err = cause
-	}
-	_ = conn.CloseWithError(closeProtocol, "session did not start")
-	return nil, ofPeer(region, dialDiagnostic(address, conn.RemoteAddr(), time.Since(start), err))
-}
-
-// noteShown makes conf note when the certificate runs out that it shows: the other end judges the session by that one.
-func noteShown(conf *tls.Config) (*tls.Config, *atomic.Pointer[time.Time]) {
-	shown := new(atomic.Pointer[time.Time])
-	show := conf.GetClientCertificate
-	if show == nil {
-		return conf, shown
-	}
-	conf = conf.Clone()
-	conf.GetClientCertificate = func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		cert, err := show(request)
-		if err == nil && cert != nil && cert.Leaf != nil {
-			shown.Store(&cert.Leaf.NotAfter)
-		}
-		return cert, err
-	}
-	return conf, shown
-}
-
-// greet opens the control stream, or takes the dialer's, and exchanges the first frames on it. The server judges the client's
-// certificate after the client's own handshake is done: its greeting is what proves that it agreed.
-func (s *session) greet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, openLimit)
-	defer cancel()
-	var err error
-	if s.dialled {
-		s.control, err = s.conn.OpenStream()
-	} else {
-		s.control, err = s.conn.AcceptStream(ctx)
-	}
-	if err != nil {
-		return fmt.Errorf("open the control stream: %w", err)
-	}
-	s.control.SetPriority(0, false) // before everything else (RFC 9218, section 4.1)
-	stop := context.AfterFunc(ctx, func() { _ = s.control.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if err := s.say(frameHello, helloVersion); err != nil {
-		return err
-	}
-	h, err := readHeader(s.control)
-	if err != nil {
-		return fmt.Errorf("wait for the greeting: %w", err)
-	}
-	if h.Type != frameHello || h.Length > maxControl || h.Offset < helloVersion {
-		return errors.New("the session does not start with a greeting")
-	}
-	_, err = io.CopyN(io.Discard, s.control, int64(h.Length)) // what a later version adds
-	return err
-}
-
-// say writes a control frame without a body.
-func (s *session) say(t flow.Type, number uint64) error {
-	var b [flow.HeaderLen]byte
-	flow.Header{Type: t, Offset: number}.Put(b[:])
-	_ = s.control.SetWriteDeadline(time.Now().Add(controlLimit))
-	_, err := s.control.Write(b[:])
+func sayOn(c controlStream, t flow.Type, number uint64, body []byte) error {
+	b := flow.Header{Type: t, Length: len(body), Offset: number}.Append(make([]byte, 0, flow.HeaderLen+len(body)))
+	_ = c.SetWriteDeadline(time.Now().Add(controlLimit))
+	_, err := c.Write(append(b, body...))
 	return err
 }
 
@@ -205,15 +177,42 @@ func readHeader(r io.Reader) (flow.Header, error) {
 	return flow.ParseHeader(b[:]), nil
 }
 
+// readGreeting reads the first frame of a control stream.
+func readGreeting(r io.Reader) (body []byte, err error) {
+	h, err := readHeader(r)
+	if err != nil {
+		return nil, fmt.Errorf("wait for the greeting: %w", err)
+	}
+	return greetingBody(r, h)
+}
+
+// greetingBody checks the greeting whose header is h and reads its body, at whose end a later version may add things.
+func greetingBody(r io.Reader, h flow.Header) ([]byte, error) {
+	closed := h.Type == frameClose && h.Length <= maxCloseReason
+	if !closed && (h.Type != frameHello || h.Length > maxControl || h.Offset < helloVersion) {
+		return nil, errors.New("the session does not start with a greeting")
+	}
+	body := make([]byte, h.Length)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return nil, err
+	}
+	if closed {
+		return nil, closedBy(h, body)
+	}
+	return body, nil
+}
+
 // run makes the session usable and serves it until it ends.
 func (s *session) run() {
+	s.enter()
 	s.heard.Store(int64(time.Since(s.epoch)))
 	s.ponged.Store(s.heard.Load())
-	s.srtt.Store(int64(s.conn.ConnectionStats().SmoothedRTT))
+	ctx, cancel := context.WithCancelCause(context.Background())
 	var tasks sync.WaitGroup
 	tasks.Go(s.readControl)
-	tasks.Go(func() { s.acceptStreams(&tasks) })
+	tasks.Go(func() { s.link.serve(ctx, s) })
 	if s.peer.add(s) {
+		s.resume()
 		if s.t.draining.Load() {
 			s.announceDrain()
 		}
@@ -222,7 +221,11 @@ func (s *session) run() {
 	} else {
 		s.close(closeCrowded, "too many sessions")
 	}
+	<-s.link.done()
+	s.evacuate()
+	cancel(s.link.cause())
 	tasks.Wait()
+	s.link.release()
 }
 
 // watch pings, and closes the session when it has been silent for too long. It returns when the session has ended.
@@ -230,11 +233,12 @@ func (s *session) watch() {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	_ = s.ping()
-	last, seen := time.Since(s.epoch), s.conn.ConnectionStats().PacketsReceived
+	last, before := time.Since(s.epoch), s.link.tick(time.Now())
+	seen := before.heard
 	var lost lossMeter
 	for n := 1; ; n++ {
 		select {
-		case <-s.conn.Context().Done():
+		case <-s.link.done():
 			return
 		case <-tick.C:
 		}
@@ -245,20 +249,29 @@ func (s *session) watch() {
 			s.ponged.Add(int64(slept - tickEvery))
 		}
 		last = now
-		stats := s.conn.ConnectionStats()
-		if stats.PacketsReceived != seen {
-			seen = stats.PacketsReceived
+		count := s.link.tick(time.Now())
+		if count.heard != seen {
+			seen = count.heard
 			s.heard.Store(int64(now))
 		}
 		if n%lossTicks == 0 {
-			s.loss.Store(math.Float64bits(lost.next(stats.PacketsSent, stats.PacketsLost)))
+			s.loss.Store(math.Float64bits(lost.next(count.sent, count.lost)))
 		}
 		if s.judgeSilence(now) {
 			return
 		}
-		if n%pingTicks == 0 && s.ping() != nil {
-			s.close(closeSilent, "the control stream is stuck")
-			return
+		if n%pingTicks == 0 {
+			rate := int64(count.moved-before.moved) * int64(time.Second/(pingTicks*tickEvery))
+			s.recent.Store((s.recent.Load() + rate) / 2)
+			before = count
+			if s.ping() != nil {
+				s.close(closeSilent, "the control stream is stuck")
+				return
+			}
+		}
+		s.sweep()
+		if s.superseded.Load() {
+			s.giveWay()
 		}
 		if s.superseded.Load() && s.flows.Load() == 0 {
 			s.close(closeReplaced, "another session has taken over")
@@ -328,29 +341,26 @@ func (s *session) onPong(n uint64) {
 	}
 }
 
-// readControl serves the control stream until the session ends.
+// readControl serves the control frames until the session ends.
 func (s *session) readControl() {
+	control := s.link.control()
+	var body []byte
 	for {
-		h, err := readHeader(s.control)
+		h, err := readHeader(control)
 		switch {
 		case err != nil:
-			s.close(closeProtocol, "the control stream ended") // no effect when the connection has ended already
+			s.close(closeProtocol, "the control stream ended") // no effect when the session has ended already
 			return
 		case h.Length > maxControl:
 			s.close(closeProtocol, fmt.Sprintf("control frame of %d octets", h.Length))
 			return
 		}
-		switch h.Type {
-		case framePing:
-			err = s.say(framePong, h.Offset)
-		case framePong:
-			s.onPong(h.Offset)
-		case frameDrain:
-			s.leaving.Store(true)
-			s.peer.refresh()
+		if cap(body) < h.Length {
+			body = make([]byte, h.Length)
 		}
-		if err == nil && h.Length > 0 {
-			_, err = io.CopyN(io.Discard, s.control, int64(h.Length)) // of a later version
+		body = body[:h.Length]
+		if _, err = io.ReadFull(control, body); err == nil {
+			err = s.onControl(h, body)
 		}
 		if err != nil {
 			s.close(closeProtocol, "the control stream broke")
@@ -359,13 +369,42 @@ func (s *session) readControl() {
 	}
 }
 
+// onControl does what one control frame says; what a later version adds is skipped.
+func (s *session) onControl(h flow.Header, body []byte) error {
+	switch h.Type {
+	case framePing:
+		return s.say(framePong, h.Offset)
+	case framePong:
+		s.onPong(h.Offset)
+	case frameDrain:
+		s.leaving.Store(true)
+		s.peer.refresh()
+		s.t.start(s.handOver)
+	case frameAcks:
+		return s.onAcks(body)
+	default:
+		s.link.onFrame(h, body)
+	}
+	return nil
+}
+
 func (s *session) announceDrain() { _ = s.say(frameDrain, 0) } // a session that cannot be told is dying anyway
 
 func (s *session) close(code quic.ApplicationErrorCode, reason string) { s.live.close(code, reason) }
 
+// ended reports why the session is over; nil while it is not.
+func (s *session) ended() error {
+	select {
+	case <-s.link.done():
+		return s.link.cause()
+	default:
+		return nil
+	}
+}
+
 // usable reports whether new flows may be opened on the session.
 func (s *session) usable() bool {
-	return s.state.Load() != dead && !s.leaving.Load() && !s.superseded.Load() && s.conn.Context().Err() == nil
+	return s.state.Load() != dead && !s.leaving.Load() && !s.superseded.Load() && s.link.primed() && s.ended() == nil
 }
 
 // lossMeter smooths the share of packets lost.
@@ -374,7 +413,7 @@ type lossMeter struct {
 	share      float64
 }
 
-// next takes the counters of the connection. A packet declared lost can still turn up, so lost can fall.
+// next takes the counters of the link. A packet declared lost can still turn up, so lost can fall.
 func (m *lossMeter) next(sent, lost uint64) float64 {
 	if fresh := sent - m.sent; fresh > 0 {
 		now := 0.0

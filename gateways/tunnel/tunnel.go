@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,7 @@ type Trust interface {
 type Config struct {
 	Listen string           // "host:port" of the UDP socket; host empty: every address
 	Conns  []net.PacketConn // sockets to use in place of Listen; Run closes them
+	Lanes  []string         // what flows may go over: LaneQUIC, LaneTCP; default: both. TCP binds the port of each UDP socket too
 	Trust  Trust
 	Log    *slog.Logger // default: discard
 	// Metrics is where the tunnel's figures are registered; nil: nowhere.
@@ -60,7 +62,7 @@ type Config struct {
 	// OnJoin answers a token redemption; the text of an error is sent to whoever asked.
 	OnJoin func(ctx context.Context, remote string, exporter, request []byte) ([]byte, error)
 	// OnFlow is given each flow that a peer opens, whose source belongs to the peer's trust domain. The flow is closed when it
-	// returns, and refused if it has not been accepted by then.
+	// returns, unless it has called Keep, and refused if it has not been accepted by then.
 	OnFlow func(ctx context.Context, in *Incoming)
 	// OnAsk answers a peer's question of at most 64 KiB; so must be the answer.
 	OnAsk func(ctx context.Context, peer federation.Region, question []byte) []byte
@@ -74,8 +76,11 @@ type Transport struct {
 	cfg     Config
 	log     *slog.Logger
 	sockets []*socket
-	dials   chan struct{} // a token for each handshake under way
-	reading chan struct{} // closed when Run has set the sockets to work
+	doors   []*tcpDoor
+	trouble []*federation.Diagnostic // what New could not have
+	tcp     map[laneKey]*tcpLink     // sessions over TCP that peers have dialled; under mu
+	dials   chan struct{}            // a token for each handshake under way
+	reading chan struct{}            // closed when Run has set the sockets to work
 
 	peers   atomic.Pointer[map[federation.Region]*peer] // replaced whole under mu
 	changed chan struct{}                               // capacity 1: some path went up, down or elsewhere
@@ -92,7 +97,7 @@ type Transport struct {
 	tasks   sync.WaitGroup
 }
 
-// New binds the UDP socket, unless it is given some, and returns a transport that does nothing until Run.
+// New binds the UDP socket, unless it is given some, and the same port for TCP, and returns a transport that does nothing until Run.
 func New(cfg Config) (*Transport, error) {
 	if cfg.Trust == nil {
 		return nil, errors.New("tunnel without a trust authority: nobody could be told from anybody")
@@ -112,19 +117,11 @@ func New(cfg Config) (*Transport, error) {
 		changed: make(chan struct{}, 1),
 		wake:    make(chan struct{}, 1),
 		live:    map[*liveConn]struct{}{},
+		tcp:     map[laneKey]*tcpLink{},
 	}
 	t.peers.Store(&map[federation.Region]*peer{})
-	conns := cfg.Conns
-	if len(conns) == 0 {
-		conn, err := net.ListenPacket("udp", cfg.Listen)
-		if err != nil {
-			return nil, &federation.Diagnostic{Code: federation.CodeMeshListen, What: "mesh listener cannot bind udp " + cfg.Listen,
-				Why: err.Error(), Fix: "stop what holds the port, or choose another address for the mesh listener", Err: err}
-		}
-		conns = []net.PacketConn{conn}
-	}
-	for _, conn := range conns {
-		t.sockets = append(t.sockets, newSocket(conn))
+	if err := t.bind(); err != nil {
+		return nil, err
 	}
 	if cfg.Metrics != nil {
 		if err := cfg.Metrics.Register(collector{t}); err != nil {
@@ -132,12 +129,30 @@ func New(cfg Config) (*Transport, error) {
 		}
 		t.registered = true
 	}
-	t.tuneBuffers(conns)
+	t.reportBuffers()
+	for _, d := range t.trouble {
+		level := slog.LevelWarn
+		if d.Code == federation.CodeNoBBR {
+			level = slog.LevelInfo
+		}
+		t.log.Log(context.Background(), level, d.What, "code", d.Code, "why", d.Why, "fix", d.Fix)
+	}
 	return t, nil
 }
 
+// Troubles are what New could not have, and does without. They are not to be changed.
+func (t *Transport) Troubles() []*federation.Diagnostic { return slices.Clone(t.trouble) }
+
 // Addr is the address of the first socket.
 func (t *Transport) Addr() net.Addr { return t.sockets[0].conn.LocalAddr() }
+
+// TCPAddr is the address of the first TCP listener; nil when there is none.
+func (t *Transport) TCPAddr() net.Addr {
+	if len(t.doors) == 0 {
+		return nil
+	}
+	return t.doors[0].listener.Addr()
+}
 
 // Run listens, keeps the sessions that SetPeers asks for, and returns nil when ctx has ended and everything is closed. Until
 // it runs, whoever dials waits.
@@ -161,6 +176,9 @@ func (t *Transport) Run(ctx context.Context) error {
 	for _, d := range doors {
 		group.Go(func() error { return t.accept(ctx, d.listener, d.class, handlers[d.class]) })
 	}
+	for _, d := range t.doors {
+		group.Go(func() error { return t.acceptTCP(ctx, d) })
+	}
 	close(t.reading)
 	group.Go(func() error { t.keepSessions(ctx); return nil })
 	group.Go(func() error { t.watchExpiry(ctx); return nil })
@@ -182,9 +200,13 @@ func (t *Transport) Close() error {
 		closing.Go(func() { l.close(closeShutdown, "gateway stops") })
 	}
 	closing.Wait()
+	for _, d := range t.doors {
+		_ = d.listener.Close()
+	}
 	for _, s := range t.sockets {
 		s.close()
 	}
+	t.endFlows()
 	t.tasks.Wait()
 	if t.registered {
 		t.cfg.Metrics.Unregister(collector{t})
@@ -224,7 +246,12 @@ func (t *Transport) judge(l *liveConn) error {
 	err := t.cfg.Trust.Judge(l.region, l.chain)
 	if err != nil {
 		t.counts.revoked.Add(1)
-		t.log.Warn("session closed: its certificate is no longer good", "peer", l.region, "gateway", l.id, "protocol", l.class, "err", err)
+		level := slog.LevelWarn
+		if c, ok := l.end.(*tlsConn); ok && c.carriesFlows() {
+			level = slog.LevelDebug // its session has said it
+		}
+		t.log.Log(context.Background(), level, "session closed: its certificate is no longer good", "peer", l.region, "gateway", l.id,
+			"protocol", l.proto, "err", err)
 		l.close(closeRevoked, "certificate is no longer good")
 	}
 	return err

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"log/slog"
@@ -152,7 +153,10 @@ func (g *gateway) source() spiffeid.ID {
 }
 
 func (g *gateway) open() flow.Open {
-	return flow.Open{ID: [16]byte{7}, Source: g.source(), Assurance: 2, Service: "default/echo"}
+	var id [16]byte
+	binary.NativeEndian.PutUint64(id[:], rand.Uint64())
+	binary.NativeEndian.PutUint64(id[8:], rand.Uint64())
+	return flow.Open{ID: id, Source: g.source(), Assurance: 2, Service: "default/echo"}
 }
 
 type testLog struct{ tb testing.TB }
@@ -215,8 +219,8 @@ func echo(_ context.Context, in *Incoming) {
 		if err == nil {
 			b := echoBuffers.Get().(*[32 << 10]byte)
 			var n int
-			if n, err = in.Read(b[flow.HeaderLen:]); err == nil {
-				_, err = in.WriteHeadroom(b[:flow.HeaderLen+n])
+			if n, err = in.Read(b[in.Headroom():]); err == nil {
+				_, err = in.WriteHeadroom(b[:in.Headroom()+n])
 			}
 			echoBuffers.Put(b)
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -31,7 +32,7 @@ func TestOnlyRegionIsRequired(t *testing.T) {
 		t.Fatal(err)
 	}
 	if g.Region != "aws-us-east-1" || g.TrustDomain.Name() != "aws-us-east-1.mesh.internal" || g.MeshListen != ":8443" ||
-		g.AdminListen != "127.0.0.1:8480" || g.MaxStale != 24*time.Hour || g.Name == "" || g.AdminSocket == "" {
+		!slices.Equal(g.MeshLanes, []string{"quic", "tcp"}) || g.AdminListen != "127.0.0.1:8480" || g.MaxStale != 24*time.Hour || g.Name == "" || g.AdminSocket == "" {
 		t.Fatalf("defaults: %+v", g)
 	}
 }
@@ -72,6 +73,8 @@ func TestWrongValuesNameTheirLine(t *testing.T) {
 		{"region = \"a\"\nlog {\n  format = \"xml\"\n}", "xml"},
 		{"region = \"a\"\ntrust_domain = \"A/b\"", "trust"},
 		{"region = \"a\"\nmesh {\n  advertise = [\"host\"]\n}", "port"},
+		{"region = \"a\"\nmesh {\n  lanes = [\"sctp\"]\n}", "not a lane"},
+		{"region = \"a\"\nmesh {\n  lanes = []\n}", "without a lane"},
 	} {
 		_, err := Load(write(t, t.TempDir(), "gateway.hcl", c.content))
 		if err == nil || !strings.Contains(strings.ToLower(err.Error()), c.want) || !strings.Contains(err.Error(), "line ") {

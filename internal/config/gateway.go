@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -29,7 +31,8 @@ type Gateway struct {
 	TrustDomain  spiffeid.TrustDomain
 	Name         string // of this gateway among the region's; part of its identity
 	DataDir      string
-	MeshListen   string   // UDP (and later TCP) address that peers' gateways dial
+	MeshListen   string   // UDP and TCP address that peers' gateways dial
+	MeshLanes    []string // what flows to peers may go over: "quic", "tcp"; sorted
 	Advertise    []string // addresses put into peering tokens; empty: those of the host's interfaces
 	LocalListen  string   // loopback TCP for workloads that bring an SVID; empty: off
 	AdminSocket  string
@@ -38,6 +41,7 @@ type Gateway struct {
 	AccessLog    string // "stdout", "off" or a file
 	ResourcesDir string // watched; empty: none
 	Sources      []FileSource
+	Providers    []Provider
 	MaxStale     time.Duration // how long imports of a silent peer stay usable
 	DrainTimeout time.Duration // how long SIGTERM waits for open connections
 	LogLevel     slog.Level
@@ -57,6 +61,7 @@ func RestartOnly(a, b *Gateway) []string {
 	return differing(map[string]bool{
 		"region": a.Region == b.Region, "trust_domain": a.TrustDomain == b.TrustDomain, "name": a.Name == b.Name,
 		"data_dir": a.DataDir == b.DataDir, "mesh.listen": a.MeshListen == b.MeshListen,
+		"mesh.lanes":   slices.Equal(a.MeshLanes, b.MeshLanes),
 		"admin.socket": a.AdminSocket == b.AdminSocket, "admin.listen": a.AdminListen == b.AdminListen,
 		"admin.group": a.AdminGroup == b.AdminGroup, "local.listen": a.LocalListen == b.LocalListen,
 		"access_log": a.AccessLog == b.AccessLog, "max_stale": a.MaxStale == b.MaxStale, "log.format": a.LogFormat == b.LogFormat,
@@ -67,7 +72,8 @@ func RestartOnly(a, b *Gateway) []string {
 func Reloadable(a, b *Gateway) []string {
 	return differing(map[string]bool{
 		"mesh.advertise": slices.Equal(a.Advertise, b.Advertise), "resources_dir": a.ResourcesDir == b.ResourcesDir,
-		"source": slices.Equal(a.Sources, b.Sources), "drain_timeout": a.DrainTimeout == b.DrainTimeout, "log.level": a.LogLevel == b.LogLevel,
+		"source": slices.Equal(a.Sources, b.Sources), "provider": reflect.DeepEqual(a.Providers, b.Providers),
+		"drain_timeout": a.DrainTimeout == b.DrainTimeout, "log.level": a.LogLevel == b.LogLevel,
 	})
 }
 
@@ -75,7 +81,7 @@ func Reloadable(a, b *Gateway) []string {
 func Merge(running, next *Gateway) *Gateway {
 	out := *running
 	out.Advertise, out.ResourcesDir, out.Sources = next.Advertise, next.ResourcesDir, next.Sources
-	out.DrainTimeout, out.LogLevel, out.Files = next.DrainTimeout, next.LogLevel, next.Files
+	out.Providers, out.DrainTimeout, out.LogLevel, out.Files = next.Providers, next.DrainTimeout, next.LogLevel, next.Files
 	return &out
 }
 
@@ -92,24 +98,26 @@ func differing(same map[string]bool) []string {
 
 // file is gateway.hcl as HCL reads it.
 type file struct {
-	Region       string       `hcl:"region"`
-	TrustDomain  string       `hcl:"trust_domain,optional"`
-	Name         string       `hcl:"name,optional"`
-	DataDir      string       `hcl:"data_dir,optional"`
-	AccessLog    string       `hcl:"access_log,optional"`
-	ResourcesDir string       `hcl:"resources_dir,optional"`
-	MaxStale     string       `hcl:"max_stale,optional"`
-	DrainTimeout string       `hcl:"drain_timeout,optional"`
-	Mesh         *meshBlock   `hcl:"mesh,block"`
-	Local        *localBlock  `hcl:"local,block"`
-	Admin        *adminBlock  `hcl:"admin,block"`
-	Log          *logBlock    `hcl:"log,block"`
-	Sources      []fileSource `hcl:"source,block"`
+	Region       string          `hcl:"region"`
+	TrustDomain  string          `hcl:"trust_domain,optional"`
+	Name         string          `hcl:"name,optional"`
+	DataDir      string          `hcl:"data_dir,optional"`
+	AccessLog    string          `hcl:"access_log,optional"`
+	ResourcesDir string          `hcl:"resources_dir,optional"`
+	MaxStale     string          `hcl:"max_stale,optional"`
+	DrainTimeout string          `hcl:"drain_timeout,optional"`
+	Mesh         *meshBlock      `hcl:"mesh,block"`
+	Local        *localBlock     `hcl:"local,block"`
+	Admin        *adminBlock     `hcl:"admin,block"`
+	Log          *logBlock       `hcl:"log,block"`
+	Sources      []fileSource    `hcl:"source,block"`
+	Providers    []providerBlock `hcl:"provider,block"`
 }
 
 type meshBlock struct {
 	Listen    string   `hcl:"listen,optional"`
 	Advertise []string `hcl:"advertise,optional"`
+	Lanes     []string `hcl:"lanes,optional"`
 }
 
 type localBlock struct {
@@ -261,8 +269,9 @@ func (b *builder) build(raw file) *Gateway {
 	g := &Gateway{
 		Name:         cmp.Or(raw.Name, hostName()),
 		DataDir:      cmp.Or(raw.DataDir, DefaultDataDir()),
-		MeshListen:   ":8443",           // one port for all, UDP and TCP; above 1024 so that no privilege is needed
-		LocalListen:  "127.0.0.1:15001", // where Istio's users expect the outbound listener
+		MeshListen:   ":8443",             // one port for all, UDP and TCP; above 1024 so that no privilege is needed
+		MeshLanes:    slices.Clone(lanes), // TCP stands by for networks that block UDP, and takes bulk transfers
+		LocalListen:  "127.0.0.1:15001",   // where Istio's users expect the outbound listener
 		AdminListen:  "127.0.0.1:8480",
 		AccessLog:    cmp.Or(raw.AccessLog, "stdout"),
 		ResourcesDir: raw.ResourcesDir,
@@ -284,6 +293,7 @@ func (b *builder) build(raw file) *Gateway {
 	b.listeners(g, raw)
 	b.logging(g, raw.Log)
 	b.sources(g, raw.Sources)
+	b.providers(g, raw.Providers)
 	return g
 }
 
@@ -294,6 +304,21 @@ func (b *builder) duration(path, text string, unset time.Duration) time.Duration
 	var d federation.Duration
 	b.fail(path, d.UnmarshalText([]byte(text)))
 	return d.D()
+}
+
+// lanes are the values of mesh.lanes.
+var lanes = []string{"quic", "tcp"}
+
+func onlyLanes(list []string) error {
+	for _, l := range list {
+		if !slices.Contains(lanes, l) {
+			return fmt.Errorf("%q is not a lane: use \"quic\", \"tcp\" or both", l)
+		}
+	}
+	if len(list) == 0 {
+		return errors.New("without a lane no flow gets to a peer: use \"quic\", \"tcp\" or both")
+	}
+	return nil
 }
 
 func (b *builder) listeners(g *Gateway, raw file) {
@@ -307,6 +332,10 @@ func (b *builder) listeners(g *Gateway, raw file) {
 			b.fail("mesh.advertise", err)
 		}
 		g.Advertise = m.Advertise
+		if m.Lanes != nil {
+			g.MeshLanes = slices.Compact(slices.Sorted(slices.Values(m.Lanes)))
+			b.fail("mesh.lanes", onlyLanes(g.MeshLanes))
+		}
 	}
 	_, _, err := net.SplitHostPort(g.MeshListen)
 	b.fail("mesh.listen", err)
@@ -396,6 +425,11 @@ func DefaultDataDir() string {
 		return SystemDataDir
 	}
 	return filepath.Join(cmp.Or(os.Getenv("XDG_STATE_HOME"), filepath.Join(home, ".local", "state")), "tradewind")
+}
+
+// known lists the keys of a table, for a message.
+func known[V any](table map[string]V) string {
+	return strings.Join(slices.Sorted(maps.Keys(table)), ", ")
 }
 
 func hostName() string {

@@ -22,10 +22,12 @@ func Initial(region federation.Region, dataDir string) []byte {
 # trust_domain = %q
 
 mesh {
-  # Peers' gateways dial this over UDP. Open it in the firewall on at least one side of every pair.
+  # Peers' gateways dial this over UDP and TCP. Open it for both in the firewall on at least one side of every pair.
   listen = ":8443"
   # Addresses that peers reach it by, when they are not those of this host (a load balancer, NAT).
   # advertise = ["gw.example.com:8443"]
+  # What flows may go over. TCP stands by where UDP is blocked, and takes bulk transfers.
+  # lanes = ["quic", "tcp"]
 }
 
 # Workloads that bring their own certificate (tradewind cert issue) connect here.
@@ -44,6 +46,17 @@ mesh {
 # Instances from a file that something else keeps up to date.
 # source "file" "shop" {
 #   path = "/etc/tradewind/shop.json"
+# }
+
+# Instances that a provider lists. A tag or name alone grants nothing: a discover block must allow it.
+# provider "dns" "corp" {
+#   name "web.corp.example.com" {
+#     port    = 8080
+#     service = "web"
+#   }
+#   discover {
+#     service = "web"
+#   }
 # }
 
 # access_log    = "stdout"   # or "off", or a file

@@ -1,0 +1,55 @@
+package mesh
+
+import (
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/gateways/flow"
+	"github.com/tradewind-mesh/tradewind/gateways/route"
+)
+
+// PathsChanged says that the way to some peer has gone up or down. The tunnel holds the open flows of a peer that it has lost for
+// some seconds, in case the way comes back. Where the service can be had elsewhere that is worse than an end: the caller, who
+// waits, could have connected again.
+func (m *Mesh) PathsChanged() {
+	select {
+	case m.paths <- struct{}{}:
+	default:
+	}
+}
+
+// leaveLost ends the open connections to regions without any session for which another candidate could serve now, and returns how
+// many.
+func (m *Mesh) leaveLost() int {
+	snap, ended := m.cfg.Table.Load(), 0
+	m.live.each(func(c *conn) {
+		c.mu.Lock()
+		region, carried := c.region, c.flow != nil
+		c.mu.Unlock()
+		if c.direction != outbound || !carried || c.pinned || m.cfg.Tunnel.Path(region).Sessions > 0 || !m.servedElsewhere(snap, c, region) {
+			return
+		}
+		ended++
+		c.end(ending{flow.ResetAborted, "no way to region " + string(region) + " is left, and another can serve"})
+	})
+	return ended
+}
+
+// servedElsewhere reports whether a new connection like c would find an instance that is not in region.
+func (m *Mesh) servedElsewhere(snap *route.Snapshot, c *conn, region federation.Region) bool {
+	upstream, found := snap.Upstream(federation.ServiceRef{Service: c.service})
+	if !found {
+		return false
+	}
+	for i := range upstream.Candidates {
+		to := &upstream.Candidates[i]
+		if to.Region == region {
+			continue
+		}
+		if healthy, _ := to.Health(); healthy == 0 {
+			continue
+		}
+		if why, _ := m.weigh(c.service, to); why == dropNot && snap.Authorize(c.source, c.assurance, to.Region, c.service).Allowed {
+			return true
+		}
+	}
+	return false
+}

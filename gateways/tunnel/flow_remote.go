@@ -1,0 +1,280 @@
+package tunnel
+
+import (
+	"encoding/binary"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tradewind-mesh/tradewind/gateways/flow"
+)
+
+const (
+	resumeLimit = 10 * time.Second // how long a flow waits for a session when all are gone: an outage, not a conversation
+	lingerFlow  = 10 * time.Second // how long an ended flow waits for its last bytes to be acknowledged
+	memoryLimit = 30 * time.Second // how long an ended flow that its opener may open again is remembered; see openAgain
+	maxMemory   = 16384            // flows remembered for that; only such count that have ended without a sign of life of the opener
+
+	flowShards = 16
+)
+
+// flowKey names one end of a flow at one gateway of a peer.
+type flowKey struct {
+	id   flow.ID
+	role flow.Role // of this end
+}
+
+// remote is one gateway of a peer, known by its identity, and the flows with it. They belong to it and not to the session they
+// happen to be carried by.
+type remote struct {
+	t    *Transport
+	peer *peer
+	id   spiffeid.ID
+
+	epoch  time.Time
+	shards [flowShards]flowShard
+
+	sessions int // under the peer's remotes.mu
+
+	mu       sync.Mutex
+	dirty    []*Flow // have something to acknowledge
+	spare    []*Flow // the other one of two lists that take turns
+	held     []*Flow // wait for their first bytes
+	holdTime *time.Timer
+	lastEnds time.Time
+}
+
+// now is a clock for intervals, in nanoseconds.
+func (r *remote) now() int64 { return int64(time.Since(r.epoch)) }
+
+// hold sees to it that f is flushed within holdLimit. One timer serves all: nearly every flow has its first bytes long before.
+func (r *remote) hold(f *Flow) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held = append(r.held, f)
+	switch {
+	case len(r.held) > 1:
+	case r.holdTime == nil:
+		r.holdTime = time.AfterFunc(holdLimit, r.flush)
+	default:
+		r.holdTime.Reset(holdLimit)
+	}
+}
+
+// flush lets go of what is held.
+func (r *remote) flush() {
+	r.mu.Lock()
+	held := r.held
+	r.held = nil
+	r.mu.Unlock()
+	for _, f := range held {
+		if f.holding.Load() {
+			r.t.start(func() { _ = f.Flush() }) // it may have to wait for the window of its session
+		}
+	}
+}
+
+type flowShard struct {
+	mu    sync.Mutex
+	live  map[flowKey]*Flow
+	ended map[flowKey]*Flow     // over at this end, not acknowledged by the other
+	gone  map[flow.ID]time.Time // opened by the peer, and ended without it being known to have heard of that
+}
+
+// remotes is the gateways of one peer.
+type remotes struct {
+	mu  sync.Mutex
+	all map[spiffeid.ID]*remote
+}
+
+// enter returns the other end of s, which is one more of its sessions.
+func (g *remotes) enter(s *session) *remote {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := g.all[s.live.id]
+	if r == nil {
+		if g.all == nil {
+			g.all = map[spiffeid.ID]*remote{}
+		}
+		r = &remote{t: s.t, peer: s.peer, id: s.live.id, epoch: s.epoch}
+		g.all[r.id] = r
+	}
+	r.sessions++
+	return r
+}
+
+// leave takes one session off r.
+func (g *remotes) leave(r *remote) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.sessions--
+}
+
+// release drops r when nothing is left of it. It reports whether somebody has to look again, because no session is left to do it.
+func (g *remotes) release(r *remote, left bool) (again bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r.sessions > 0 {
+		return false
+	}
+	if !left && g.all[r.id] == r {
+		delete(g.all, r.id)
+	}
+	return left
+}
+
+// endFlows ends every flow that has no session any more, when the transport closes.
+func (t *Transport) endFlows() {
+	for _, p := range *t.peers.Load() {
+		p.remotes.mu.Lock()
+		all := slices.Collect(maps.Values(p.remotes.all))
+		p.remotes.mu.Unlock()
+		for _, r := range all {
+			for _, f := range r.all() {
+				f.mu.Lock()
+				f.fail(f.pathError(errStopped), flow.ResetDraining)
+				f.mu.Unlock()
+			}
+		}
+	}
+}
+
+func (r *remote) shard(id flow.ID) *flowShard {
+	return &r.shards[binary.BigEndian.Uint16(id[14:])%flowShards]
+}
+
+var errFlowKnown = errors.New("a flow with this ID is or was open")
+
+// register adds f, unless there is or was one of the same name.
+func (r *remote) register(f *Flow) error {
+	sh, key := r.shard(f.id), flowKey{f.id, f.role}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.live[key] != nil || sh.ended[key] != nil {
+		return errFlowKnown
+	}
+	if until, ok := sh.gone[f.id]; ok && f.role == flow.Answerer && time.Now().Before(until) {
+		return errFlowKnown
+	}
+	if sh.live == nil {
+		sh.live, sh.ended = map[flowKey]*Flow{}, map[flowKey]*Flow{}
+	}
+	sh.live[key] = f
+	return nil
+}
+
+// find returns the flow, also one that has ended and is not settled.
+func (r *remote) find(id flow.ID, role flow.Role) *Flow {
+	sh, key := r.shard(id), flowKey{id, role}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if f := sh.live[key]; f != nil {
+		return f
+	}
+	return sh.ended[key]
+}
+
+// retire notes that f is over at this end. It is forgotten at once when it is settled.
+func (r *remote) retire(f *Flow, settled bool) {
+	sh, key := r.shard(f.id), flowKey{f.id, f.role}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.live[key] != f {
+		return
+	}
+	delete(sh.live, key)
+	if !settled {
+		sh.ended[key] = f
+	}
+}
+
+// forget drops a flow that has ended. heard: the opener will not open it again.
+func (r *remote) forget(f *Flow, heard bool) {
+	sh, key := r.shard(f.id), flowKey{f.id, f.role}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.ended[key] != f {
+		return
+	}
+	delete(sh.ended, key)
+	if f.role == flow.Opener || heard {
+		return
+	}
+	if sh.gone == nil {
+		sh.gone = map[flow.ID]time.Time{}
+	}
+	for id := range sh.gone {
+		if len(sh.gone) < maxMemory/flowShards {
+			break
+		}
+		delete(sh.gone, id)
+	}
+	sh.gone[f.id] = time.Now().Add(memoryLimit)
+}
+
+// all returns the flows, those that have ended too.
+func (r *remote) all() []*Flow {
+	var all []*Flow
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.mu.Lock()
+		for _, f := range sh.live {
+			all = append(all, f)
+		}
+		for _, f := range sh.ended {
+			all = append(all, f)
+		}
+		sh.mu.Unlock()
+	}
+	return all
+}
+
+// age forgets what has been waited for long enough.
+func (r *remote) age(now time.Time) {
+	var late []*Flow
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.mu.Lock()
+		for _, f := range sh.ended {
+			late = append(late, f)
+		}
+		for id, until := range sh.gone {
+			if now.After(until) {
+				delete(sh.gone, id)
+			}
+		}
+		sh.mu.Unlock()
+	}
+	for _, f := range late {
+		f.age(r.now())
+	}
+}
+
+// empty reports whether nothing of any flow is left.
+func (r *remote) empty() bool {
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.mu.Lock()
+		n := len(sh.live) + len(sh.ended) + len(sh.gone)
+		sh.mu.Unlock()
+		if n > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// expire runs resumeLimit after a session has ended, and as long as there is something to wait for and no session to do it.
+func (r *remote) expire() {
+	r.age(time.Now())
+	for _, f := range r.all() {
+		f.expire(r.now())
+	}
+	if r.peer.remotes.release(r, !r.empty()) {
+		time.AfterFunc(lingerFlow, r.expire)
+	}
+}
