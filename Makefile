@@ -6,12 +6,13 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
 # Several packages' tests assert what happens within milliseconds; more of them side by side than there are cores blurs that.
 TESTFLAGS ?= -p 2 -shuffle=on -timeout 10m
+TOOLS := bin/tools/consul bin/tools/etcd bin/tools/kube-apiserver
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race lint fuzz e2e kills simulate man check clean
+.PHONY: help tools build demo test race lint fuzz e2e e2e-kubernetes bench bench-quick kills simulate man check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/tradewind and bin/tradewind-gateway
 	@mkdir -p bin
@@ -39,8 +40,37 @@ fuzz: ## fuzz every decoder, FUZZTIME each (default 30s)
 	  done; \
 	done
 
+tools: $(TOOLS) ## build the servers that tests talk to, as far as they are Go modules (15 minutes of processor time, once)
+
+# The tools are modules of their own, so that nothing of them gets into the product's.
+bin/tools/consul: TOOL := github.com/hashicorp/consul
+bin/tools/consul: e2e/tools/consul/go.mod
+bin/tools/etcd: TOOL := go.etcd.io/etcd/server/v3
+# It refuses to be no version at all.
+bin/tools/kube-apiserver: STAMP = -X k8s.io/component-base/version.gitVersion=$$($(GO) list -m -f '{{.Version}}' k8s.io/kubernetes)
+bin/tools/kube-apiserver: TOOL := k8s.io/kubernetes/cmd/kube-apiserver
+bin/tools/etcd bin/tools/kube-apiserver: e2e/tools/kubernetes/go.mod
+$(TOOLS):
+	cd $(<D) && CGO_ENABLED=0 nice $(GO) build -trimpath -ldflags "-s -w $(STAMP)" -o $(CURDIR)/$@ $(TOOL)
+	@touch $@ # go build leaves a program alone that is up to date
+
+e2e-kubernetes: bin/tools/etcd bin/tools/kube-apiserver ## the part of e2e that talks to a real Kubernetes API server (no root)
+	$(GO) test -count=1 -timeout 10m -v -run Kubernetes ./e2e
+
 e2e: build ## real programs in three network namespaces (root; says what it misses otherwise)
 	$(GO) test -count=1 -timeout 25m -v ./e2e/...
+
+# What the benchmark compares with. Their services are of no use here; on a machine where they must not start, install them first.
+BENCH_PACKAGES := haproxy nginx-light libnginx-mod-stream wrk iproute2
+
+bench: build ## compare with haproxy, nginx and yardsticks, on loopback and over bad links (root, Debian, 25 min)
+	@dpkg -s $(BENCH_PACKAGES) >/dev/null 2>&1 || { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(BENCH_PACKAGES); }
+	@$(GO) build -trimpath -o bin/tradewind-bench ./e2e/bench
+	@bin/tradewind-bench -out e2e/bench/results.json $(ARGS)
+
+bench-quick: build ## compare with the yardsticks of the tree on loopback (no root, 150 s); the last line is JSON
+	@$(GO) build -trimpath -o bin/tradewind-bench ./e2e/bench
+	@bin/tradewind-bench -quick $(ARGS)
 
 kills: build ## 200 kill -9 of a gateway's store under write load; prints the acknowledged writes lost
 	TRADEWIND_KILLS=200 $(GO) test -count=1 -timeout 30m -v -run Kill ./federation/store/... ./e2e/...

@@ -92,6 +92,9 @@ func (p *Process) Wait(limit time.Duration) error {
 	}
 }
 
+// PID is the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Output is what the process has written so far.
 func (p *Process) Output() string { return p.out.String() }
 
