@@ -65,8 +65,9 @@ type story struct {
 	conns   map[string]*talk
 	closers []func()
 	servers map[string]func() // by variable: stops one
-	code    int               // the exit code of the last program that ended
-	began   time.Time         // when the last order was given; "reset" counts from here
+	names   *nameserver
+	code    int       // the exit code of the last program that ended
+	began   time.Time // when the last order was given; "reset" counts from here
 }
 
 // close ends everything that the story has started.
@@ -113,6 +114,7 @@ var words = map[string]word{
 	"hangup":    {"hangup CONN: close the connection", [2]int{1, 1}, (*story).hangup},
 	"reset":     {"reset CONN LIMIT: the connection is reset within LIMIT after the last order", [2]int{2, 2}, (*story).reset},
 	"forge":     {"forge FROM TO expiry|secret: change a peering token as somebody would who knows its form", [2]int{3, 3}, (*story).forge},
+	"zone":      {"zone NAME ADDRESS...|fails: a DNS server has these SRV records, or cannot answer; sets $DNS", [2]int{1, -1}, (*story).zone},
 	"setformat": {"setformat NAME VERSION: pretend that the store was written by another version", [2]int{2, 2}, (*story).setFormat},
 }
 

@@ -56,7 +56,7 @@ func (g *fakeGateway) peers() []admin.Peering {
 		{Region: "gcp-europe-west1", TrustDomain: "gcp-europe-west1.mesh.internal", State: federation.PeeringActive,
 			Since:    before(50 * time.Hour),
 			Gateways: []string{"192.0.2.9:8443"}, Fingerprint: "7Q4K-2MZP-BBBB",
-			Path: admin.PathStatus{Up: true, Lane: "quic", Address: "192.0.2.9:8443", RTTSeconds: 0.0862, Loss: 0.001, Sessions: 2,
+			Path: admin.PathStatus{Up: true, Lane: "quic", Address: "192.0.2.9:8443", RTTSeconds: 0.0862, Loss: 0.001, Sessions: 5, QUIC: 4, TCP: 1,
 				Since: before(50 * time.Hour)},
 			Import: admin.ImportStatus{Services: 14, AsOf: before(400 * time.Millisecond), AgeSeconds: 0.4, Epoch: "9.0000beef",
 				Seq: 99, Head: 99, Names: []federation.ServiceName{service("search"), service("shop/cart")}},

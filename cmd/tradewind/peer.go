@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -195,6 +197,26 @@ func (c *cli) peerListCommand() *cobra.Command {
 	}
 }
 
+// lanes is what flows can go over, the lane that they take now first: "quic x4, tcp".
+func lanes(p admin.PathStatus) string {
+	all := []string{times("quic", p.QUIC), times("tcp", p.TCP)}
+	if p.Lane == "tcp" {
+		slices.Reverse(all)
+	}
+	all = slices.DeleteFunc(all, func(s string) bool { return s == "" })
+	return cmp.Or(strings.Join(all, ", "), p.Lane)
+}
+
+func times(lane string, n int) string {
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return lane
+	}
+	return fmt.Sprintf("%s x%d", lane, n)
+}
+
 func (c *cli) peerTable(s *screen, list []admin.Peering) {
 	header := []string{"PEER", "STATE", "PATH", "RTT", "LOSS", "EXPORTED", "IMPORTED", "CATALOG AGE"}
 	if s.wide {
@@ -206,7 +228,7 @@ func (c *cli) peerTable(s *screen, list []admin.Peering) {
 			federation.PeeringTerminated: bad}[p.State]
 		path, pathStyle, rtt, loss := "down", bad, "", ""
 		if p.Path.Up {
-			path, pathStyle = p.Path.Lane, plain
+			path, pathStyle = lanes(p.Path), plain
 			rtt, loss = secs(p.Path.RTTSeconds), fmt.Sprintf("%.1f%%", p.Path.Loss*100)
 		} else if p.State == federation.PeeringPending || p.State == federation.PeeringPaused {
 			path, pathStyle = "", plain
@@ -253,8 +275,7 @@ func (c *cli) peerScreen(s *screen, p *admin.Peering) {
 	}
 	path := "down"
 	if p.Path.Up {
-		path = fmt.Sprintf("%s %s, %s, %.1f%% lost, %s", p.Path.Lane, p.Path.Address, secs(p.Path.RTTSeconds), p.Path.Loss*100,
-			count(p.Path.Sessions, "session"))
+		path = fmt.Sprintf("%s, to %s, %s, %.1f%% lost", lanes(p.Path), p.Path.Address, secs(p.Path.RTTSeconds), p.Path.Loss*100)
 	}
 	if !p.Path.Since.IsZero() {
 		path += ", since " + c.ago(p.Path.Since)

@@ -149,7 +149,8 @@ func configPath(args []string) string {
 func settings(g *config.Gateway) []string {
 	pairs := []string{
 		"region", string(g.Region), "trust_domain", g.TrustDomain.Name(), "name", g.Name, "data_dir", g.DataDir,
-		"mesh.listen", g.MeshListen, "mesh.advertise", strings.Join(g.Advertise, ", "), "local.listen", g.LocalListen,
+		"mesh.listen", g.MeshListen, "mesh.advertise", strings.Join(g.Advertise, ", "), "mesh.lanes", strings.Join(g.MeshLanes, ", "),
+		"local.listen", g.LocalListen,
 		"admin.socket", g.AdminSocket, "admin.listen", g.AdminListen, "admin.group", g.AdminGroup,
 		"resources_dir", g.ResourcesDir, "access_log", g.AccessLog, "max_stale", shortDuration(g.MaxStale), "drain_timeout",
 		shortDuration(g.DrainTimeout),

@@ -98,11 +98,13 @@ type Peering struct {
 // PathStatus is how traffic gets to a peer now.
 type PathStatus struct {
 	Up         bool    `json:"up"`
-	Lane       string  `json:"lane,omitempty"` // "quic" or "tcp"
+	Lane       string  `json:"lane,omitempty"` // that a flow would take now: "quic" or "tcp"
 	Address    string  `json:"address,omitempty"`
 	RTTSeconds Seconds `json:"rtt_seconds,omitempty"`
 	Loss       float64 `json:"loss,omitempty"` // share of packets, 0 to 1
 	Sessions   int     `json:"sessions,omitempty"`
+	QUIC       int     `json:"quic_sessions,omitempty"` // of them
+	TCP        int     `json:"tcp_sessions,omitempty"`
 	Since      Time    `json:"since,omitzero"` // of up or down
 }
 

@@ -60,6 +60,15 @@ type Instances interface {
 	HeartbeatInstance(context.Context, *InstanceRequest) (*HeartbeatInstanceResponse, error)
 }
 
+// Providers are the sources that read an outside API.
+type Providers interface {
+	ListProviders(context.Context, *ListProvidersRequest) (*ListProvidersResponse, error)
+	ShowProvider(context.Context, *ProviderRequest) (*ProviderDetail, error)
+	// SyncProvider lists all scopes at once and answers when each was listed.
+	SyncProvider(context.Context, *ProviderRequest) (*ProviderDetail, error)
+	TestProvider(context.Context, *ProviderRequest) (*ProviderTest, error)
+}
+
 // Process is the gateway process itself.
 type Process interface {
 	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)

@@ -146,3 +146,23 @@ func (c *Client) Reload(ctx context.Context, r *ReloadRequest) (*ReloadResponse,
 func (c *Client) LogLevel(ctx context.Context, r *LogLevelRequest) (*LogLevelResponse, error) {
 	return call[LogLevelRequest, LogLevelResponse](ctx, c, "LogLevel", r)
 }
+
+// ListProviders implements Providers.
+func (c *Client) ListProviders(ctx context.Context, r *ListProvidersRequest) (*ListProvidersResponse, error) {
+	return call[ListProvidersRequest, ListProvidersResponse](ctx, c, "ListProviders", r)
+}
+
+// ShowProvider implements Providers.
+func (c *Client) ShowProvider(ctx context.Context, r *ProviderRequest) (*ProviderDetail, error) {
+	return call[ProviderRequest, ProviderDetail](ctx, c, "ShowProvider", r)
+}
+
+// SyncProvider implements Providers.
+func (c *Client) SyncProvider(ctx context.Context, r *ProviderRequest) (*ProviderDetail, error) {
+	return call[ProviderRequest, ProviderDetail](ctx, c, "SyncProvider", r)
+}
+
+// TestProvider implements Providers.
+func (c *Client) TestProvider(ctx context.Context, r *ProviderRequest) (*ProviderTest, error) {
+	return call[ProviderRequest, ProviderTest](ctx, c, "TestProvider", r)
+}

@@ -54,6 +54,7 @@ var _ interface {
 	Certificates
 	Instances
 	Process
+	Providers
 } = (*Client)(nil)
 
 const dialTimeout = 3 * time.Second // a local socket is accepted by the kernel at once, or not at all

@@ -54,6 +54,11 @@ var methods = map[string]method{
 	"DeregisterInstance": {waitingFor: "the instance to be deregistered", writes: true},
 	"HeartbeatInstance":  {waitingFor: "the heartbeat to be noted"}, // too frequent for the log
 
+	"ListProviders": {waitingFor: "the list of providers"},
+	"ShowProvider":  {waitingFor: "the provider"},
+	"SyncProvider":  {waitingFor: "the provider's listings", writes: true, waits: true},
+	"TestProvider":  {waitingFor: "the provider's listings", waits: true},
+
 	"Reload":   {waitingFor: "the new configuration to take effect", writes: true},
 	"LogLevel": {waitingFor: "the log level", writes: true},
 }
@@ -103,6 +108,12 @@ func (s *Server) methods() http.Handler {
 		unary(s, mux, "RegisterInstance", b.RegisterInstance)
 		unary(s, mux, "DeregisterInstance", b.DeregisterInstance)
 		unary(s, mux, "HeartbeatInstance", b.HeartbeatInstance)
+	}
+	if b := s.cfg.Providers; b != nil {
+		unary(s, mux, "ListProviders", b.ListProviders)
+		unary(s, mux, "ShowProvider", b.ShowProvider)
+		unary(s, mux, "SyncProvider", b.SyncProvider)
+		unary(s, mux, "TestProvider", b.TestProvider)
 	}
 	if b := s.cfg.Process; b != nil {
 		unary(s, mux, "Reload", b.Reload)

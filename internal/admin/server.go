@@ -28,6 +28,7 @@ type Config struct {
 	Certificates Certificates
 	Instances    Instances
 	Process      Process
+	Providers    Providers
 
 	Live     []HealthCheck       // of /livez: a failure means that only a restart helps
 	Ready    []HealthCheck       // of /readyz: never one that depends on a peer

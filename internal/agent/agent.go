@@ -47,19 +47,20 @@ type Agent struct {
 	level   *slog.LevelVar
 	started time.Time
 
-	store   *store.Bolt
-	trust   *trust.Authority
-	health  *health.Checker
-	reg     *registry.Registry
-	api     *registry.API
-	plane   *controlplane.Plane
-	table   *route.Table
-	tunnel  *tunnel.Transport
-	peers   *peering.Manager
-	mesh    *mesh.Mesh
-	admin   *admin.Server
-	metrics *prometheus.Registry
-	access  io.Closer // the access log's file, if it is one
+	store     *store.Bolt
+	trust     *trust.Authority
+	health    *health.Checker
+	reg       *registry.Registry
+	api       *registry.API
+	plane     *controlplane.Plane
+	table     *route.Table
+	tunnel    *tunnel.Transport
+	peers     *peering.Manager
+	mesh      *mesh.Mesh
+	admin     *admin.Server
+	metrics   *prometheus.Registry
+	providers *providers
+	access    io.Closer // the access log's file, if it is one
 
 	state    atomic.Value  // admin.GatewayState
 	viewed   chan struct{} // closed with the first view
@@ -79,7 +80,7 @@ type Agent struct {
 // caller must call Run, which releases it.
 func New(ctx context.Context, o Options) (_ *Agent, err error) {
 	a := &Agent{opts: o, level: &slog.LevelVar{}, started: time.Now(), table: route.NewTable(), viewed: make(chan struct{}),
-		reconfigured: make(chan struct{}, 1), generation: 1}
+		reconfigured: make(chan struct{}, 1), generation: 1, providers: newProviders()}
 	a.configured = a.started
 	a.cfg.Store(o.Config)
 	a.state.Store(admin.StateStarting)
@@ -96,6 +97,9 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 		}
 	}()
 	if err := a.buildControl(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.adoptProviders(o.Config.Providers); err != nil { // before the registry runs, which waits for the sources it starts with
 		return nil, err
 	}
 	if err := a.buildData(); err != nil {
@@ -142,7 +146,7 @@ func (a *Agent) buildControl(ctx context.Context) (err error) {
 func (a *Agent) buildData() (err error) {
 	cfg := a.opts.Config
 	a.tunnel, err = tunnel.New(tunnel.Config{
-		Listen: cfg.MeshListen, Trust: a.trust, Log: a.room("tunnel"), Metrics: a.metrics,
+		Listen: cfg.MeshListen, Lanes: cfg.MeshLanes, Trust: a.trust, Log: a.room("tunnel"), Metrics: a.metrics,
 		OnExchange: func(ctx context.Context, peer federation.Region, s *tunnel.ExchangeSession) {
 			a.peers.Accept(ctx, peer, s)
 		},
@@ -207,7 +211,7 @@ func (a *Agent) buildAdmin() (err error) {
 	cfg := a.opts.Config
 	a.admin, err = admin.New(admin.Config{
 		Socket: cfg.AdminSocket, Group: cfg.AdminGroup, Listen: cfg.AdminListen, TokenFile: filepath.Join(cfg.DataDir, "admin.token"),
-		Answers: a, Services: a, Resources: a, Peerings: a, Certificates: a, Instances: a, Process: a,
+		Answers: a, Services: a, Resources: a, Peerings: a, Certificates: a, Instances: a, Process: a, Providers: a,
 		Live: []admin.HealthCheck{{Name: "store", Check: a.storeWorks}}, Ready: a.readiness(), Gatherer: a.metrics, Log: a.room("admin"),
 	})
 	return err
@@ -267,7 +271,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	defer stop()
 	g, inner := errgroup.WithContext(inner)
 	for _, run := range []func(context.Context) error{
-		a.trust.Run, a.reg.Run, a.plane.Run, a.tunnel.Run, a.peers.Run, a.mesh.Run, a.admin.Run, a.rejudgeOnTrust, a.nudgeOnPath, a.serveReloads, a.watch,
+		a.trust.Run, a.reg.Run, a.plane.Run, a.tunnel.Run, a.peers.Run, a.mesh.Run, a.admin.Run, a.rejudgeOnTrust, a.nudgeOnPath, a.serveReloads, a.watch, a.keepExports,
 	} {
 		g.Go(func() error { return run(inner) })
 	}
@@ -344,13 +348,15 @@ func (a *Agent) rejudgeOnTrust(ctx context.Context) error {
 	}
 }
 
-// nudgeOnPath has a peering try again at once when the way to its peer is found open, instead of waiting for its back-off.
+// nudgeOnPath has a peering try again at once when the way to its peer is found open, instead of waiting for its back-off, and the
+// data path leave what is lost.
 func (a *Agent) nudgeOnPath(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.tunnel.PathChanged():
+			a.mesh.PathsChanged()
 			for _, p := range a.tunnel.Paths() {
 				if p.Up {
 					a.peers.Nudge(p.Peer)

@@ -161,6 +161,9 @@ func (a *Agent) checkNetwork() []admin.CheckResult {
 	} else {
 		results = append(results, pass("advertised address"))
 	}
+	for _, d := range a.tunnel.Troubles() {
+		results = append(results, admin.Failed("lanes", admin.CheckWarn, d))
+	}
 	return results
 }
 
@@ -240,6 +243,9 @@ func (a *Agent) checkPeer(p peering.PeeringStatus) []admin.CheckResult {
 		}
 	}
 	results := []admin.CheckResult{judged(name+" session", admin.CheckFail, state), judged(name+" path", admin.CheckFail, a.pathTrouble(p.Region))}
+	if d := pathPoor(a.tunnel.Path(p.Region)); d != nil {
+		results = append(results, admin.Failed(name+" lane", admin.CheckWarn, d))
+	}
 	if in := importStatus(p.Exchange); in.Freshness != federation.FreshnessLive || in.Lagging {
 		results = append(results, admin.Failed(name+" catalog", admin.CheckWarn, &federation.Diagnostic{Code: "TW-8920",
 			What: fmt.Sprintf("the catalog of %s is %v, confirmed %s", name, in.Freshness, age(p.Exchange.Import.AsOf)), Why: p.Exchange.Reason,
@@ -264,6 +270,15 @@ func (a *Agent) checkPeer(p peering.PeeringStatus) []admin.CheckResult {
 
 func (a *Agent) pathTrouble(peer federation.Region) *federation.Diagnostic {
 	return pathDown(a.tunnel.Path(peer))
+}
+
+// pathPoor is why traffic has to go over TCP, when this gateway knows.
+func pathPoor(path tunnel.Path) *federation.Diagnostic {
+	if !path.Up || path.Lane == tunnel.LaneQUIC || path.Problem == nil || path.Problem.Code == federation.CodeLaneSilent {
+		return nil
+	}
+	return &federation.Diagnostic{Code: path.Problem.Code, What: "traffic to " + string(path.Peer) + " goes over TCP", Why: path.Problem.Reason(),
+		Fix: path.Problem.Fix}
 }
 
 // pathDown is nil while path is up. The attempt that failed last knows best what to do about it.

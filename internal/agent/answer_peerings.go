@@ -111,7 +111,7 @@ func (a *Agent) peering(s peering.PeeringStatus) admin.Peering {
 		Region: s.Region, TrustDomain: s.TrustDomain, State: s.State, Since: admin.At(s.Since), Reason: s.Reason,
 		Gateways: s.Gateways, Fingerprint: s.Fingerprint,
 		Path: admin.PathStatus{Up: path.Up, Lane: path.Lane, Address: path.Address, RTTSeconds: admin.SecondsOf(path.RTT), Loss: path.Loss,
-			Sessions: path.Sessions, Since: admin.At(path.Since)},
+			Sessions: path.Sessions, QUIC: path.QUIC, TCP: path.TCP, Since: admin.At(path.Since)},
 		Import: importStatus(s.Exchange), Export: exportStatus(s.Exchange),
 	}
 	out.Import.Names, out.Export.Names = s.Imported, s.Exported
@@ -159,7 +159,7 @@ func (a *Agent) Ping(ctx context.Context, r *admin.PingRequest) (*admin.Pong, er
 		d.Err = errors.Join(admin.ErrUnreachable, err)
 		return nil, d
 	}
-	out := &admin.Pong{Peer: r.Peer, Lane: "quic", Address: pong.Address, RTTSeconds: admin.SecondsOf(pong.RTT)}
+	out := &admin.Pong{Peer: r.Peer, Lane: pong.Lane, Address: pong.Address, RTTSeconds: admin.SecondsOf(pong.RTT)}
 	if s, err := a.peers.Show(r.Peer); err == nil && s.Exchange.Connected {
 		offset := admin.SecondsOf(s.Exchange.ClockOffset)
 		out.ClockOffsetSeconds = &offset

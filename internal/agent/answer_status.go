@@ -51,6 +51,9 @@ func problemOf(c admin.CheckResult) admin.Problem {
 func (a *Agent) listeners() []admin.ListenerStatus {
 	cfg := a.opts.Config
 	out := []admin.ListenerStatus{{Name: "mesh", Address: a.tunnel.Addr().String(), Network: "udp"}}
+	if addr := a.tunnel.TCPAddr(); addr != nil {
+		out = append(out, admin.ListenerStatus{Name: "mesh", Address: addr.String(), Network: "tcp"})
+	}
 	if addr := a.mesh.LocalAddr(); addr != nil {
 		out = append(out, admin.ListenerStatus{Name: "local", Address: addr.String(), Network: "tcp"})
 	}

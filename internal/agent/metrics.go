@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
 // collector reads the control plane's state when metrics are asked for. Its series are few: one for each peer, source or state.
@@ -27,13 +28,19 @@ var (
 	descCertificate = describe("certificate_expiry_timestamp_seconds", "When a certificate ends (Unix time).", "certificate")
 	descGeneration  = describe("config_generation", "Generation of gateway.hcl in force.")
 	descView        = describe("view_number", "Number of the view in force.")
+	descScopes      = describe("provider_scopes", "Scopes of the provider by state.", "provider", "state")
+	descScopeAge    = describe("provider_last_complete_age_seconds", "Age of the oldest last complete listing of the provider's scopes.", "provider")
+	descCalls       = describe("provider_calls_total", "Requests made to the provider's API.", "provider")
+	descThrottles   = describe("provider_throttles_total", "Times the provider's API asked to slow down.", "provider")
+	descBadItems    = describe("provider_bad_items", "Workloads of the newest listings that could not be read.", "provider")
+	descIgnored     = describe("provider_ignored_workloads", "Workloads that are listed and not used, by reason.", "provider", "reason")
 	descResources   = describe("resources", "Resources in the region's store by kind.", "kind")
 )
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descPeerUp, descCatalogAge, descFresh, descServices, descQuarantined, descInstances, descSourceAge,
-		descSourceErr, descCertificate, descGeneration, descView, descResources} {
+		descSourceErr, descCertificate, descGeneration, descView, descResources, descScopes, descScopeAge, descCalls, descThrottles, descBadItems, descIgnored} {
 		out <- d
 	}
 }
@@ -55,6 +62,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		gauge(descSourceAge, unixTime(s.LastComplete), string(s.Name))
 		gauge(descSourceErr, truth(s.Err != ""), string(s.Name))
 	}
+	c.providers(out, gauge)
 	trust := c.a.trust.Status()
 	gauge(descCertificate, unixTime(trust.Gateway.NotAfter), "gateway")
 	if len(trust.Roots) > 0 {
@@ -78,6 +86,29 @@ func (c collector) peers(gauge func(*prometheus.Desc, float64, ...string)) {
 		if asOf := p.Exchange.Import.AsOf; !asOf.IsZero() {
 			gauge(descCatalogAge, max(0, time.Since(asOf).Seconds()), peer)
 		}
+	}
+}
+
+func (c collector) providers(out chan<- prometheus.Metric, gauge func(*prometheus.Desc, float64, ...string)) {
+	for _, p := range c.a.providers.list() {
+		st := p.current.Load().Status()
+		states := map[poll.ScopeState]float64{}
+		var calls, throttles int64
+		var bad int
+		for _, s := range st.Scopes {
+			states[s.State]++
+			calls, throttles, bad = calls+s.Calls, throttles+s.Throttles, bad+s.BadItems
+		}
+		for _, state := range poll.ScopeStates() {
+			gauge(descScopes, states[state], p.name(), string(state))
+		}
+		for _, ig := range st.Ignored {
+			gauge(descIgnored, float64(ig.Count), p.name(), string(ig.Reason))
+		}
+		gauge(descScopeAge, float64(p.status(st).AgeSeconds), p.name())
+		gauge(descBadItems, float64(bad), p.name())
+		out <- prometheus.MustNewConstMetric(descCalls, prometheus.CounterValue, float64(calls), p.name())
+		out <- prometheus.MustNewConstMetric(descThrottles, prometheus.CounterValue, float64(throttles), p.name())
 	}
 }
 

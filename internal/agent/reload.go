@@ -22,6 +22,9 @@ import (
 // any error the running configuration stays.
 func (a *Agent) Reload(context.Context, *admin.ReloadRequest) (*admin.ReloadResponse, error) {
 	next, err := config.Load(a.opts.Path)
+	if err == nil {
+		_, err = a.openProviders(next.Providers) // what cannot be set up must not replace what runs
+	}
 	if err != nil {
 		a.reloadProblem.Store(because("TW-1007", "the configuration on disk was refused; the running one stays in force", err,
 			"correct it, and: tradewind reload"))
@@ -96,6 +99,9 @@ func (a *Agent) watch(ctx context.Context) error {
 		cfg := a.cfg.Load()
 		if err := a.adoptSources(sources, cfg.Sources); err != nil {
 			a.log.Error("adopt sources", "error", err)
+		}
+		if err := a.adoptProviders(cfg.Providers); err != nil {
+			a.log.Error("adopt providers", "error", err)
 		}
 		if cfg.ResourcesDir != dir {
 			stopDir()

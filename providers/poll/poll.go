@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,9 +25,10 @@ type Scope struct {
 	Part     string `json:"part,omitempty"`    // splits a kind further: an ECS cluster, a GCE zone, a namespace
 }
 
+// String returns the parts that are not empty: "aws/111111111111/eu-west-1/ec2", "dns/a/web.example.com".
 func (s Scope) String() string {
 	parts := []string{s.Provider, s.Account, s.Region, s.Kind, s.Part}
-	return strings.TrimRight(strings.Join(parts, "/"), "/")
+	return strings.Join(slices.DeleteFunc(parts, func(p string) bool { return p == "" }), "/")
 }
 
 // State is how far along its life a workload is.

@@ -77,6 +77,20 @@ var mutants = map[string]struct {
 		}, "changed afterwards"},
 }
 
+// listerMutants are adapters that get one thing wrong each, and what the suite must say about them.
+var listerMutants = map[string]struct {
+	sabotage sabotage
+	says     string
+}{
+	"reads one page":             {sabotage{readsOnePage: true}, "listed workloads"},
+	"forgives pages that fail":   {sabotage{forgivesPages: true}, "listed workloads"},
+	"hides items it cannot read": {sabotage{hidesBadItems: true}, "want one with its ID and an error"},
+	"ignores the budget":         {sabotage{ignoresBudget: true}, "it must wait before each"},
+	"ignores its context":        {sabotage{ignoresContext: true}, "after the end of its context"},
+	"says no reasons":            {sabotage{saysNoReasons: true}, "want the framework's error for it"},
+	"follows a loop of pages":    {sabotage{loops: true}, "a page points to itself"},
+}
+
 type mutant struct {
 	*board
 	run func(*board, context.Context, func([]federation.Instance)) error
@@ -93,6 +107,10 @@ func TestMutant(t *testing.T) {
 	name := os.Getenv(mutantEnv)
 	if name == "" {
 		t.Skip("run by TestTheSuiteFindsMutants")
+	}
+	if m, ok := listerMutants[name]; ok {
+		Lister(t, func(t *testing.T) ListerRig { return exampleRig(t, m.sabotage, time.Second) })
+		return
 	}
 	Run(t, func(*testing.T) Rig {
 		b := &board{wake: make(chan struct{}, 1)}
@@ -112,7 +130,14 @@ func TestTheSuiteFindsMutants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	says := map[string]string{}
 	for name, m := range mutants {
+		says[name] = m.says
+	}
+	for name, m := range listerMutants {
+		says[name] = m.says
+	}
+	for name, want := range says {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -120,8 +145,8 @@ func TestTheSuiteFindsMutants(t *testing.T) {
 			cmd := exec.CommandContext(ctx, self, "-test.run=^TestMutant$", "-test.failfast")
 			cmd.Env = append(os.Environ(), mutantEnv+"="+name)
 			out, err := cmd.CombinedOutput()
-			if err == nil || !strings.Contains(string(out), m.says) {
-				t.Errorf("the suite says\n%s\nwant %q", out, m.says)
+			if err == nil || !strings.Contains(string(out), want) {
+				t.Errorf("the suite says\n%s\nwant %q", out, want)
 			}
 		})
 	}

@@ -1,0 +1,5 @@
+//go:build no_consul
+
+package agent
+
+var openConsul opener

@@ -1,0 +1,5 @@
+//go:build no_dns
+
+package agent
+
+var openDNS opener
