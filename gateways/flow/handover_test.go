@@ -38,7 +38,6 @@ type side struct {
 	in         In
 	pool       meter
 	wrote, got []byte
-	ended      bool // In has seen the end
 }
 
 // meter is a Pool with small pieces that knows how much it has lent.

@@ -340,6 +340,12 @@ func (o *Out) Waits(w *Way) bool {
 	return max(w.head, o.headFrom) < o.headEnd()
 }
 
+// Stuck reports whether something waits that w cannot bear any more, because this end's last frame has been given out on it. A head
+// that has not been acknowledged is no such thing: it went out before that frame.
+func (o *Out) Stuck(w *Way) bool {
+	return w.done && !o.Settled() && (o.tail.unsent > 0 || o.phase >= phaseClosed && o.finWay == 0)
+}
+
 // Behind reports whether bytes wait that w has passed: a carrier's offsets never go back, so they need a fresh one.
 func (o *Out) Behind(w *Way) bool {
 	if o.tail.unsent == 0 {

@@ -73,7 +73,7 @@ func (m *Mesh) accept(ctx context.Context, l *listener) {
 	}
 }
 
-// serve serves one connection that l has accepted. It may return before the connection has ended.
+// serve serves one connection that l has accepted. It returns when the connection has been made.
 func (m *Mesh) serve(ctx context.Context, c callerConn, l *listener) {
 	if u := l.upstream.Load(); u != nil {
 		m.serveUpstream(ctx, c, u)

@@ -11,45 +11,78 @@ import (
 	"github.com/tradewind-mesh/tradewind/gateways/balance"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
+	"github.com/tradewind-mesh/tradewind/gateways/splice"
 )
 
 // maxReports leaves room among a flow's OUTCOME frames for later ones.
 const maxReports = flow.MaxOutcomes - 1
 
-// HandleFlow carries one flow of a peer to an instance of this region. It returns when the flow has ended. The peer has
+// arrival is one flow of a peer.
+type arrival struct {
+	in    Incoming
+	snap  *route.Snapshot
+	rec   *record
+	asked string
+	open  *atomic.Int64 // flows of the peer
+	conn  *conn         // nil until it is known what it is for
+	lease balance.Lease // once an instance is connected
+	idle  time.Duration
+}
+
+// HandleFlow connects one flow of a peer to an instance of this region. It returns when it has, or has refused. The peer has
 // decided that its caller may leave; what counts here is decided here.
 func (m *Mesh) HandleFlow(ctx context.Context, in Incoming) {
 	m.live.begin()
-	defer m.live.done()
-	snap, peer := m.cfg.Table.Load(), in.Peer()
-	rec, asked := m.arrived(in)
-	defer m.finish(rec)
-	release, full := m.admit(peer)
-	defer release()
-	switch {
-	case m.draining.Load():
-		m.refuse(in, rec, refusal{flow.RefusedDraining, flagLocal, "this gateway is draining"})
-		return
-	case full:
-		m.refuse(in, rec, refusal{flow.RefusedOverloaded, flagOverflow, "the peer has too many open flows"})
+	a := m.arrived(in)
+	instance := m.settle(ctx, a)
+	if instance == nil {
+		m.left(a)
 		return
 	}
+	in.Keep(a.conn.cut)
+	handles := m.opened(a.rec)
+	a.conn.carry(in, instance, a.idle, func(result splice.Result) {
+		a.lease.Done(fared(result))
+		a.rec.ended(result, a.conn.why())
+		a.rec.received, a.rec.sent = result.AtoB, result.BtoA
+		handles.finished(a.rec)
+		m.left(a)
+		in.Release()
+	})
+}
 
-	service, err := federation.ParseServiceName(asked)
+// left is the end of a flow.
+func (m *Mesh) left(a *arrival) {
+	if a.conn != nil {
+		m.live.remove(a.conn)
+	}
+	a.open.Add(-1)
+	m.finish(a.rec)
+	m.live.done()
+}
+
+// settle decides on a flow and connects an instance, which it returns, or refuses the flow.
+func (m *Mesh) settle(ctx context.Context, a *arrival) callerConn {
+	in, rec, snap, peer := a.in, a.rec, a.snap, a.rec.peer
+	switch full := a.open.Add(1) > int64(m.cfg.MaxFlowsPerPeer); {
+	case m.draining.Load():
+		return m.refuse(a, refusal{flow.RefusedDraining, flagLocal, "this gateway is draining"})
+	case full:
+		return m.refuse(a, refusal{flow.RefusedOverloaded, flagOverflow, "the peer has too many open flows"})
+	}
+	service, err := federation.ParseServiceName(a.asked)
 	if err != nil {
-		m.refuse(in, rec, refusal{flow.RefusedNotAllowed, flagNoRoute, err.Error()})
-		return
+		return m.refuse(a, refusal{flow.RefusedNotAllowed, flagNoRoute, err.Error()})
 	}
 	rec.destination = service
 	conn := &conn{direction: inbound, source: rec.source, assurance: rec.assurance, service: service, peer: peer, flow: in}
+	a.conn = conn
 	m.live.add(conn) // a publication from here on finds it; for one before that, see overtaken
-	defer m.live.remove(conn)
 	defer context.AfterFunc(ctx, func() { conn.cut(context.Cause(ctx)) })()
 
 	local, refused := m.permit(snap, rec)
 	if refused != nil {
-		m.refuse(in, rec, *refused)
-		return
+		return m.refuse(a, *refused)
 	}
 	resolver := m.resolver(snap, service)
 	instance, lease, err := m.dial(dialing{
@@ -61,8 +94,7 @@ func (m *Mesh) HandleFlow(ctx context.Context, in Incoming) {
 		},
 	})
 	if err != nil {
-		m.refuse(in, rec, unavailable(conn, err))
-		return
+		return m.refuse(a, unavailable(conn, err))
 	}
 	rec.endpoint = endpointName(lease.Endpoint())
 	if snap.NamesInstances(service, peer) {
@@ -76,24 +108,20 @@ func (m *Mesh) HandleFlow(ctx context.Context, in Incoming) {
 		lease.Done(balance.Abandoned)
 		in.Abort()
 		rec.flags, rec.reason = flagDownstream, err.Error()
-		return
+		return nil
 	}
-	handles := m.opened(rec)
-	result := conn.splice(in, instance, resolver.IdleTimeout.D())
-	lease.Done(fared(result))
-	rec.ended(result, conn.why())
-	rec.received, rec.sent = result.AtoB, result.BtoA
-	handles.finished(rec)
+	a.lease, a.idle = lease, resolver.IdleTimeout.D()
+	a.snap, a.asked = nil, "" // an open flow must not hold on to what is out of date
+	return instance
 }
 
-// arrived begins the record of a flow, and returns the service that it asks for. It is a function so that what OPEN holds does
-// not stay on the stack for as long as the flow is open.
-func (m *Mesh) arrived(in Incoming) (rec *record, service string) {
+// arrived takes down who opened a flow, and what for.
+func (m *Mesh) arrived(in Incoming) *arrival {
 	open, peer := in.Open(), in.Peer()
-	return &record{
+	return &arrival{in: in, snap: m.cfg.Table.Load(), asked: open.Service, open: m.flowsOf(peer), rec: &record{
 		start: time.Now(), direction: inbound, source: open.Source, assurance: federation.Assurance(open.Assurance),
 		srcRegion: peer, dstRegion: m.cfg.Region, peer: peer,
-	}, open.Service
+	}}
 }
 
 // permit decides whether a flow may reach the service it asks for, and returns that service or the refusal. What the source's
@@ -126,10 +154,11 @@ type refusal struct {
 	reason string
 }
 
-func (m *Mesh) refuse(in Incoming, rec *record, r refusal) {
-	rec.flags, rec.reason = r.flags, r.reason
-	_ = in.Refuse(r.code, "") // the peer is gone when it fails
-	_ = in.Close()
+func (m *Mesh) refuse(a *arrival, r refusal) callerConn {
+	a.rec.flags, a.rec.reason = r.flags, r.reason
+	_ = a.in.Refuse(r.code, "") // the peer is gone when it fails
+	_ = a.in.Close()
+	return nil
 }
 
 // unavailable is the answer when no instance took the connection: the caller's gateway then tries another region.
@@ -147,12 +176,11 @@ func unavailable(c *conn, err error) refusal {
 	return refusal{flow.RefusedUnavailable, flagConnectFailed, fmt.Sprintf("connect an instance: %v", err)}
 }
 
-// admit counts a flow of peer until release is called, and reports whether the peer has too many.
-func (m *Mesh) admit(peer federation.Region) (release func(), full bool) {
+// flowsOf counts the flows of peer.
+func (m *Mesh) flowsOf(peer federation.Region) *atomic.Int64 {
 	v, found := m.inbound.Load(peer)
 	if !found {
 		v, _ = m.inbound.LoadOrStore(peer, new(atomic.Int64)) // bounded: the tunnel accepts sessions of known peers only
 	}
-	count := v.(*atomic.Int64)
-	return func() { count.Add(-1) }, count.Add(1) > int64(m.cfg.MaxFlowsPerPeer)
+	return v.(*atomic.Int64)
 }

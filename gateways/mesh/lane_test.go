@@ -35,6 +35,7 @@ type lane struct {
 	opened   flow.Open
 	outcomes []flow.Outcome
 	data     atomic.Int64 // octets of the opener's that were written
+	kept     sync.WaitGroup
 }
 
 // frame reads the next frame that is not DATA's body. For DATA it sets left.
@@ -197,6 +198,9 @@ func (l *lane) Report(o flow.Outcome) error {
 	return l.emit(func() error { return l.out.Outcome(o) }, false)
 }
 
+func (l *lane) Keep(func(error)) { l.kept.Add(1) }
+func (l *lane) Release()         { l.kept.Done() }
+
 // openLane is the opener's end over conn.
 func openLane(conn net.Conn, peer federation.Region, o flow.Open) (*lane, error) {
 	l := &lane{conn: conn, peer: peer, way: flow.Way{ID: 1}, out: flow.NewOut(flow.Opener), in: flow.NewIn(flow.Opener)}
@@ -282,6 +286,7 @@ func (n *links) Open(ctx context.Context, peer federation.Region, o flow.Open) (
 			return
 		}
 		l.serve(context.WithoutCancel(ctx), in)
+		in.kept.Wait()
 		_, _ = io.Copy(io.Discard, b) // until the opener is done with what it was sent
 	})
 	return openLane(a, peer, o)

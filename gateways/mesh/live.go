@@ -142,8 +142,7 @@ func (c *conn) rides(f resetter) {
 	c.flow = f
 }
 
-// carry carries the bytes between the caller's side a and b until both have ended or the connection is cut, and then calls over. It
-// may return before that: an idle connection does not keep the stack that has set it up.
+// carry begins to carry the bytes between the caller's side a and b, until both have ended or the connection is cut; then it calls over.
 func (c *conn) carry(a, b splice.Conn, idle time.Duration, over func(splice.Result)) {
 	p := splice.New(a, b, splice.Options{Idle: idle, Swept: true})
 	c.mu.Lock()
@@ -153,7 +152,7 @@ func (c *conn) carry(a, b splice.Conn, idle time.Duration, over func(splice.Resu
 	if cut {
 		p.Cancel(cause)
 	}
-	p.Run(over)
+	p.Start(over)
 }
 
 // sweep looks after a connection whose bytes are being carried.

@@ -25,8 +25,7 @@ const (
 	acceptRounds = 2
 )
 
-// serveOutbound carries one connection of a local caller to an instance, here or in a peer's region, and calls done when it has ended.
-// It may return before that.
+// serveOutbound connects one local caller to an instance, here or in a peer's region, and calls done when the connection has ended.
 func (m *Mesh) serveOutbound(ctx context.Context, c callerConn, who caller, done func()) {
 	snap := m.cfg.Table.Load()
 	if !who.bound.IsZero() {
@@ -48,9 +47,22 @@ func (m *Mesh) serveOutbound(ctx context.Context, c callerConn, who caller, done
 		conn.end(stopping)
 	}
 
-	to, idle, ok := m.reach(ctx, c, who, conn, rec)
-	if !ok {
+	upstream, found := snap.Upstream(who.wants)
+	if !found || len(upstream.Candidates) == 0 {
 		abort(c)
+		rec.flags, rec.reason = flagNoRoute, "no region that may serve it has such a service"
+		end()
+		return
+	}
+	a := &attempt{
+		plan: plan{mesh: m, snap: snap, upstream: upstream, who: &who}, head: head{conn: c}, conn: conn, rec: rec,
+		deadline: rec.start.Add(connectRounds * upstream.Resolver.ConnectTimeout.D()),
+	}
+	to, err := m.connect(ctx, a)
+	a.head.release()
+	if err != nil {
+		abort(c)
+		m.explainFailure(a, err)
 		end()
 		return
 	}
@@ -58,7 +70,7 @@ func (m *Mesh) serveOutbound(ctx context.Context, c callerConn, who caller, done
 		conn.end(ending{flow.ResetRevoked, why})
 	}
 	handles := m.opened(rec)
-	conn.carry(c, to.conn, idle, func(result splice.Result) {
+	conn.carry(c, to.conn, upstream.Resolver.IdleTimeout.D(), func(result splice.Result) {
 		if to.flow == nil {
 			to.lease.Done(fared(result))
 		} else {

@@ -118,6 +118,22 @@ var quietCaller = caller{
 	wants: federation.ServiceRef{Service: federation.ServiceName{Namespace: "default", Name: "shop"}},
 }
 
+// serveToEnd serves one connection, and looks after it as Run does.
+func (m *Mesh) serveToEnd(ctx context.Context, c callerConn, who caller) {
+	over := make(chan struct{})
+	go m.serveOutbound(ctx, c, who, func() { close(over) })
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-over:
+			return
+		case <-sweep.C:
+			m.live.each((*conn).sweep)
+		}
+	}
+}
+
 func TestIdleConnectionEndsExactlyOnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		far, near := net.Pipe()
@@ -125,7 +141,7 @@ func TestIdleConnectionEndsExactlyOnTime(t *testing.T) {
 		m := quietMesh(t, &quietTunnel{open: func() *quietFlow { return f }}, io.Discard)
 		user, c := net.Pipe()
 		conn, start := &pipeConn{Conn: c, closed: make(chan struct{})}, time.Now()
-		m.serveOutbound(context.Background(), conn, quietCaller)
+		m.serveToEnd(context.Background(), conn, quietCaller)
 		if took, want := time.Since(start), firstBytesWait+80*time.Millisecond+90*time.Second; took != want {
 			t.Errorf("it ended after %v, want %v", took, want)
 		}
@@ -148,7 +164,7 @@ func TestPeerThatNeverAnswersIsGivenUp(t *testing.T) {
 		m := quietMesh(t, tun, io.Discard)
 		_, c := net.Pipe()
 		start := time.Now()
-		m.serveOutbound(context.Background(), &pipeConn{Conn: c, closed: make(chan struct{})}, quietCaller)
+		m.serveToEnd(context.Background(), &pipeConn{Conn: c, closed: make(chan struct{})}, quietCaller)
 		// Two rounds of 5 s for the peer, and what the way there takes.
 		if took, want := time.Since(start), 10*time.Second+time.Millisecond; took != want {
 			t.Errorf("it took %v, want %v", took, want)
@@ -171,7 +187,7 @@ func TestCallerThatLeavesEndsTheWait(t *testing.T) {
 		conn := &pipeConn{Conn: c, closed: make(chan struct{})}
 		start := time.Now()
 		time.AfterFunc(time.Second, func() { _ = c.Close() })
-		m.serveOutbound(context.Background(), conn, quietCaller)
+		m.serveToEnd(context.Background(), conn, quietCaller)
 		if took := time.Since(start); took != time.Second {
 			t.Errorf("it took %v, want 1 s", took)
 		}
@@ -202,7 +218,7 @@ func TestPublicationBetweenDecisionAndFirstByte(t *testing.T) {
 		}
 		_, c := net.Pipe()
 		start := time.Now()
-		m.serveOutbound(context.Background(), &pipeConn{Conn: c, closed: make(chan struct{})}, quietCaller)
+		m.serveToEnd(context.Background(), &pipeConn{Conn: c, closed: make(chan struct{})}, quietCaller)
 		if took := time.Since(start); took > time.Second {
 			t.Errorf("it stayed open for %v", took)
 		}
@@ -228,7 +244,7 @@ func TestConnectionThatComesAsTheGatewayStops(t *testing.T) {
 		stop()
 		_, c := net.Pipe()
 		conn, start := &pipeConn{Conn: c, closed: make(chan struct{})}, time.Now()
-		m.serveOutbound(ctx, conn, quietCaller)
+		m.serveToEnd(ctx, conn, quietCaller)
 		<-conn.closed
 		if took := time.Since(start); took != 0 || tun.n != 0 {
 			t.Errorf("it took %v and %d flows", took, tun.n)

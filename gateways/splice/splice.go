@@ -18,7 +18,7 @@ import (
 
 // Conn is one of the two connections. Close must be safe beside a blocked Read or Write and end it. What a conn can do beyond
 // that is used where it is there: a *net.TCPConn or *net.UnixConn is read without holding a buffer while it is idle, and a pair
-// of TCP connections is spliced inside the kernel; see Awaiter, HeadroomWriter and Aborter for the others.
+// of TCP connections is spliced inside the kernel; see Awaiter, Dozer, HeadroomWriter and Aborter for the others.
 type Conn interface {
 	io.Reader
 	io.Writer
@@ -32,6 +32,12 @@ type Conn interface {
 type Awaiter interface {
 	// AwaitRead blocks until Read has bytes, io.EOF or an error to return, and consumes none of them.
 	AwaitRead() error
+}
+
+// Dozer is a Conn that can wait for something to read within a small stack.
+type Dozer interface {
+	// Doze blocks until there may be something to read, or the read deadline has passed, and consumes nothing.
+	Doze()
 }
 
 // HeadroomWriter is a Conn that frames what it is given and builds its header in place, so that one write carries both.
@@ -110,7 +116,7 @@ func Both(ctx context.Context, a, b Conn, o Options) Result {
 	stop := context.AfterFunc(ctx, func() { p.Cancel(context.Cause(ctx)) })
 	defer stop()
 	over := make(chan Result, 1)
-	p.Run(func(r Result) { over <- r })
+	p.Start(func(r Result) { over <- r })
 	return <-over
 }
 
@@ -132,7 +138,7 @@ type Pair struct {
 	result Result
 }
 
-// New returns a Pair that does nothing before Run.
+// New returns a Pair that does nothing before Start.
 func New(a, b Conn, o Options) *Pair {
 	p := &Pair{a: a, b: b, idle: o.Idle, swept: o.Swept}
 	p.running.Store(2)
@@ -145,15 +151,15 @@ var epoch = time.Now()
 // now is a clock for intervals, in nanoseconds.
 func now() int64 { return int64(time.Since(epoch)) }
 
-// Run is Both without a context. It calls over with the result at the end, in whatever goroutine that comes to pass, and returns at
-// the end or before it: an idle connection does not keep the stack that has set it up. It is called once.
-func (p *Pair) Run(over func(Result)) {
+// Start is Both without a context. It returns at once, so that an open connection does not keep the stack that has set it up, and
+// calls over with the result at the end. It is called once.
+func (p *Pair) Start(over func(Result)) {
 	p.over = over
 	if p.idle > 0 && (!p.swept || p.idle <= 2*SweepEvery) {
 		p.alarm(p.idle)
 	}
 	go p.copy(&p.bToA)
-	p.copy(&p.aToB)
+	go p.copy(&p.aToB)
 }
 
 // alarm has the idle limit looked at in d.
@@ -229,8 +235,8 @@ func (p *Pair) roused(d *direction, src Conn, err error) bool {
 func (p *Pair) doze(d *direction) {
 	if d.raw.conn != nil {
 		d.raw.await()
-	} else if w, ok := p.source(d).(Awaiter); ok {
-		_ = w.AwaitRead() // the read that follows meets the error again
+	} else if c, ok := p.source(d).(Dozer); ok {
+		c.Doze()
 	}
 	p.copy(d)
 }

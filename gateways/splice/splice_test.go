@@ -93,7 +93,7 @@ func run(ctx context.Context, a, b Conn, o Options) chan Result {
 // result runs p to its end.
 func result(p *Pair) Result {
 	done := make(chan Result, 1)
-	p.Run(func(r Result) { done <- r })
+	p.Start(func(r Result) { done <- r })
 	return <-done
 }
 

@@ -10,12 +10,14 @@ const (
 	paceMemory  = 10 * time.Second // the largest of so long counts, as in BBR
 	paceProbe   = 4 * time.Second  // from probe to probe for more
 	probeTrips  = 10               // a probe: BBR tries once in eight round trips
+	paceTry     = 1.25             // of the rate, while probing: what BBR tries; a window that finds more begins another probe
 	paceQueue   = 64 << 10         // octets in the queue are aimed at: several lanes settle at equal shares then (TCP Vegas)
 	paceLeast   = 0.75             // of the rate: to drain a queue
 	paceMost    = 1.02             // of the rate: to fill one
 	drainTrips  = 60               // a queue that has not gone by then is somebody else's
 	paceResign  = 10 * time.Second // who is then left alone, for so long
 	paceRamp    = 1.1              // growth of the rate from window to window that says that the lane has not found it yet
+	paceFound   = 1.05             // of the largest rate: there is more
 	paceUnbound = 0
 )
 
@@ -24,7 +26,7 @@ type paceView struct {
 	now         time.Duration
 	delivered   uint64 // octets, also behind a gap
 	rtt, minRTT time.Duration
-	pressed     bool // there was always something to send
+	pressed     bool // something waits to be sent
 }
 
 // pacer bounds the rate of a lane so that it keeps the queue before it nearly empty: a congestion control alone leaves a round trip
@@ -35,7 +37,8 @@ type pacer struct {
 	begun      bool
 	since      time.Duration // of the window
 	from       uint64
-	pressed    bool
+	ticks      int
+	pressed    int         // of them
 	best       [2]rateSeen // the largest of the last paceMemory, and the largest since that
 	last       float64
 	known      bool // the lane has found its rate
@@ -75,7 +78,7 @@ func (p *pacer) step(v paceView) uint64 {
 		p.probeAt, p.probeEnd = v.now+paceProbe, v.now+probeTrips*v.minRTT
 	}
 	if v.now < p.probeEnd && queue <= v.minRTT/4 {
-		return uint64(2 * rate)
+		return uint64(paceTry * rate)
 	}
 	share := 1 + float64(target-queue)/float64(v.minRTT)
 	return uint64(rate * min(max(share, paceLeast), paceMost))
@@ -84,18 +87,20 @@ func (p *pacer) step(v paceView) uint64 {
 // measure takes the rate of a window.
 func (p *pacer) measure(v paceView) {
 	if !p.begun {
-		p.begun, p.since, p.from, p.pressed = true, v.now, v.delivered, true
+		p.begun, p.since, p.from = true, v.now, v.delivered
 		return
 	}
-	p.pressed = p.pressed && v.pressed
+	p.ticks++
+	if v.pressed || v.rtt-v.minRTT > v.minRTT/8 { // a queue there is as good: the kernel waits for its window
+		p.pressed++
+	}
 	took := v.now - p.since
 	if took < max(paceWindow, paceTrips*v.minRTT) {
 		return
 	}
 	rate := float64(v.delivered-p.from) / took.Seconds()
-	p.since, p.from = v.now, v.delivered
-	pressed := p.pressed
-	p.pressed = true
+	pressed := float64(p.pressed) >= pressedShare*float64(p.ticks)
+	p.since, p.from, p.ticks, p.pressed = v.now, v.delivered, 0, 0
 	switch {
 	case rate <= 0:
 		return
@@ -109,6 +114,9 @@ func (p *pacer) measure(v paceView) {
 		p.probeAt = v.now + paceProbe
 	}
 	p.last = rate
+	if p.known && rate > paceFound*p.best[0].rate {
+		p.probeAt = v.now
+	}
 	if rate >= p.best[0].rate || v.now-p.best[0].at > paceMemory {
 		p.best[0], p.best[1] = p.best[1], rateSeen{}
 		if rate >= p.best[0].rate {

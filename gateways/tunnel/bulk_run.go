@@ -56,15 +56,12 @@ type bulkRun struct {
 
 // laneRun is what is known of one lane that carries the flow.
 type laneRun struct {
-	pacer     pacer
-	c         *laneCarrier
-	from      tcpSample
-	loss      lossMeter
-	seen      int // looks
-	bound     uint64
-	pressed   bool
-	last      tcpSample
-	available bool
+	c     *laneCarrier
+	pacer pacer
+	loss  lossMeter
+	bound uint64
+	last  tcpSample
+	known bool // the kernel says how it fares
 }
 
 // enter counts the flow among those of a kind.
@@ -132,7 +129,7 @@ func (r *bulkRun) slowed(legs []*leg) (slowed bool) {
 			run = &laneRun{c: c}
 			r.lanes[l] = run
 		}
-		if run.last, run.available = c.sample(); !run.available {
+		if run.last, run.known = c.sample(); !run.known {
 			continue
 		}
 		share := run.loss.next(uint64(run.last.Sent), uint64(run.last.Retransmitted))
@@ -144,11 +141,11 @@ func (r *bulkRun) slowed(legs []*leg) (slowed bool) {
 // pace bounds the rates of the lanes.
 func (r *bulkRun) pace(v bulkView) {
 	for _, l := range r.lanes {
-		if !l.available {
+		if !l.known {
 			continue
 		}
 		s := l.last
-		bound := l.pacer.step(paceView{now: v.now, delivered: s.Delivered, rtt: s.RTT, minRTT: s.MinRTT, pressed: v.pressed && s.NotSent > 0})
+		bound := l.pacer.step(paceView{now: v.now, delivered: s.Delivered, rtt: s.RTT, minRTT: s.MinRTT, pressed: v.pressed || s.NotSent > 0})
 		if bound != l.bound && l.c.pace(bound) == nil {
 			l.bound = bound
 		}

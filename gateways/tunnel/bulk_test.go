@@ -1,6 +1,9 @@
 package tunnel
 
 import (
+	"bytes"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -253,4 +256,83 @@ func TestNearLaneIsNotPaced(t *testing.T) {
 	if s.bound != paceUnbound {
 		t.Errorf("bound to %d", s.bound)
 	}
+}
+
+// TestBulkMovesToALaneAndBack sends both ways through an echo until both directions are on lanes, then is silent for a while.
+func TestBulkMovesToALaneAndBack(t *testing.T) {
+	p := loopback(t, func(c *Config) { c.OnFlow = echo })
+	p.ready(t)
+	f := mustOpen(t, p.west, east)
+	here, there := p.west.peer(east), p.east.peer(west)
+	if err := exchangeBytes(f, []byte("before it is a bulk transfer")); err != nil {
+		t.Fatal(err)
+	}
+	onLanes := func() bool { return here.bulk[kindTCP].Load() == 1 && there.bulk[kindTCP].Load() == 1 }
+	const least = 32 << 20
+	var total atomic.Uint64 // known before the last piece is sent
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		b := make([]byte, f.Headroom()+100<<10)
+		for sent, end := uint64(0), time.Now().Add(20*time.Second); total.Load() == 0; {
+			pattern(b[f.Headroom():], sent, 1)
+			sent += uint64(len(b) - f.Headroom())
+			if sent >= least && onLanes() || time.Now().After(end) {
+				total.Store(sent)
+			}
+			if _, err := f.WriteHeadroom(b); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	b, want := make([]byte, 64<<10), make([]byte, 64<<10)
+	for got := uint64(0); total.Load() == 0 || got < total.Load(); {
+		n, err := f.Read(b)
+		pattern(want[:n], got, 1)
+		if err != nil || !bytes.Equal(b[:n], want[:n]) {
+			t.Fatalf("at %d: %v", got, err)
+		}
+		got += uint64(n)
+	}
+	sending.Wait()
+	if !onLanes() {
+		t.Error("it stays on QUIC")
+	}
+	soon(t, func() bool {
+		_, a := here.lanes()
+		_, b := there.lanes()
+		return a+b == 0 && here.bulk[kindTCP].Load() == 0 && there.bulk[kindTCP].Load() == 0
+	})
+	if err := exchangeBytes(f, []byte("after it has been quiet")); err != nil {
+		t.Error(err)
+	}
+	_ = f.Close()
+	p.ready(t)
+}
+
+// TestBulkWithoutTCPStaysOnQUIC has a clean path, on which more sessions are of no use.
+func TestBulkWithoutTCPStaysOnQUIC(t *testing.T) {
+	got := make(chan uint64, 1)
+	p := loopback(t, func(c *Config) { c.OnFlow, c.Lanes = sink(t, got), []string{LaneQUIC} })
+	f := mustOpen(t, p.west, east)
+	b := make([]byte, f.Headroom()+100<<10)
+	sent := uint64(0)
+	for end := time.Now().Add(time.Second); time.Now().Before(end) || sent < 32<<20; {
+		pattern(b[f.Headroom():], sent, 1)
+		n, err := f.WriteHeadroom(b)
+		if sent += uint64(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.mu.Lock()
+	if f.cur.s.link.kind() != kindQUIC || p.west.peer(east).bulk[kindQUIC].Load() != 1 {
+		t.Error("it has left QUIC")
+	}
+	f.mu.Unlock()
+	_ = f.CloseWrite()
+	if n := <-got; n != sent {
+		t.Errorf("%d of %d octets arrived", n, sent)
+	}
+	_ = f.Close()
+	soon(t, func() bool { return p.west.peer(east).bulk[kindQUIC].Load() == 0 })
 }

@@ -80,8 +80,7 @@ func (r *remote) flush() {
 
 type flowShard struct {
 	mu    sync.Mutex
-	live  map[flowKey]*Flow
-	ended map[flowKey]*Flow     // over at this end, not acknowledged by the other
+	flows map[flowKey]*Flow     // those too that have ended at this end, and are not acknowledged by the other
 	gone  map[flow.ID]time.Time // opened by the peer, and ended without it being known to have heard of that
 }
 
@@ -154,42 +153,25 @@ func (r *remote) register(f *Flow) error {
 	sh, key := r.shard(f.id), flowKey{f.id, f.role}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.live[key] != nil || sh.ended[key] != nil {
+	if sh.flows[key] != nil {
 		return errFlowKnown
 	}
-	if until, ok := sh.gone[f.id]; ok && f.role == flow.Answerer && time.Now().Before(until) {
+	if len(sh.gone) > 0 && f.role == flow.Answerer && time.Now().Before(sh.gone[f.id]) {
 		return errFlowKnown
 	}
-	if sh.live == nil {
-		sh.live, sh.ended = map[flowKey]*Flow{}, map[flowKey]*Flow{}
+	if sh.flows == nil {
+		sh.flows = map[flowKey]*Flow{}
 	}
-	sh.live[key] = f
+	sh.flows[key] = f
 	return nil
 }
 
 // find returns the flow, also one that has ended and is not settled.
 func (r *remote) find(id flow.ID, role flow.Role) *Flow {
-	sh, key := r.shard(id), flowKey{id, role}
+	sh := r.shard(id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if f := sh.live[key]; f != nil {
-		return f
-	}
-	return sh.ended[key]
-}
-
-// retire notes that f is over at this end. It is forgotten at once when it is settled.
-func (r *remote) retire(f *Flow, settled bool) {
-	sh, key := r.shard(f.id), flowKey{f.id, f.role}
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if sh.live[key] != f {
-		return
-	}
-	delete(sh.live, key)
-	if !settled {
-		sh.ended[key] = f
-	}
+	return sh.flows[flowKey{id, role}]
 }
 
 // forget drops a flow that has ended. heard: the opener will not open it again.
@@ -197,10 +179,10 @@ func (r *remote) forget(f *Flow, heard bool) {
 	sh, key := r.shard(f.id), flowKey{f.id, f.role}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.ended[key] != f {
+	if sh.flows[key] != f {
 		return
 	}
-	delete(sh.ended, key)
+	delete(sh.flows, key)
 	if f.role == flow.Opener || heard {
 		return
 	}
@@ -222,10 +204,7 @@ func (r *remote) all() []*Flow {
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
-		for _, f := range sh.live {
-			all = append(all, f)
-		}
-		for _, f := range sh.ended {
+		for _, f := range sh.flows {
 			all = append(all, f)
 		}
 		sh.mu.Unlock()
@@ -239,8 +218,10 @@ func (r *remote) age(now time.Time) {
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
-		for _, f := range sh.ended {
-			late = append(late, f)
+		for _, f := range sh.flows {
+			if f.sides.Load() == sideBoth {
+				late = append(late, f)
+			}
 		}
 		for id, until := range sh.gone {
 			if now.After(until) {
@@ -259,7 +240,7 @@ func (r *remote) empty() bool {
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
-		n := len(sh.live) + len(sh.ended) + len(sh.gone)
+		n := len(sh.flows) + len(sh.gone)
 		sh.mu.Unlock()
 		if n > 0 {
 			return false

@@ -1,0 +1,143 @@
+package splice
+
+import (
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// sleeper is a conn whose reads can be interrupted, and which waits as a flow does.
+type sleeper struct {
+	framed
+	tcp *net.TCPConn
+}
+
+func (s sleeper) SetReadDeadline(t time.Time) error { return s.tcp.SetReadDeadline(t) }
+
+func (s sleeper) Doze() {
+	var r rawReader
+	if r.open(s.tcp) {
+		r.await()
+	}
+}
+
+func newSleeper(t *testing.T) (sleeper, *net.TCPConn) {
+	a, far := tcpPair(t)
+	return sleeper{framed{&plain{Conn: a}, t}, a}, far
+}
+
+// interruptible stands for TLS: its reads can be interrupted, and that is all.
+type interruptible struct {
+	*plain
+	tcp *net.TCPConn
+}
+
+func (i interruptible) SetReadDeadline(t time.Time) error { return i.tcp.SetReadDeadline(t) }
+
+// dozeNow makes both directions of p believe that they have been idle, and waits until they doze.
+func (p *Pair) dozeNow(t *testing.T) {
+	t.Helper()
+	for limit := time.Now().Add(10 * time.Second); p.aToB.phase.Load() != dozing || p.bToA.phase.Load() != dozing; runtime.Gosched() {
+		p.progress.Store(now() - int64(dozeAfter))
+		p.Sweep()
+		if time.Now().After(limit) {
+			t.Fatalf("phases %d, %d", p.aToB.phase.Load(), p.bToA.phase.Load())
+		}
+	}
+}
+
+func echoOnce(t *testing.T, from, to *net.TCPConn, b byte) {
+	t.Helper()
+	got := make([]byte, 1)
+	_, _ = from.Write([]byte{b})
+	if _, err := io.ReadFull(to, got); err != nil || got[0] != b {
+		t.Fatalf("%q, %v", got, err)
+	}
+}
+
+func TestIdlePairDozesAndWakes(t *testing.T) {
+	for name, make1 := range map[string]func() (Conn, *net.TCPConn){
+		"flow": func() (Conn, *net.TCPConn) { return newSleeper(t) },
+		"plain": func() (Conn, *net.TCPConn) {
+			a, far := tcpPair(t)
+			return interruptible{&plain{Conn: a}, a}, far
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, client := tcpPair(t)
+			b, server := make1()
+			p, over := New(a, b, Options{Idle: time.Hour, Swept: true}), make(chan Result, 1)
+			p.Start(func(r Result) { over <- r })
+			for i := range byte(4) {
+				echoOnce(t, client, server, i)
+				p.dozeNow(t)
+				echoOnce(t, server, client, i)
+				p.dozeNow(t)
+			}
+			_ = client.CloseWrite()
+			if _, err := server.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Errorf("the server got %v", err)
+			}
+			p.progress.Store(now() - int64(dozeAfter))
+			p.Sweep() // with one direction over
+			echoOnce(t, server, client, 'x')
+			_ = server.CloseWrite()
+			if r := <-over; r != (Result{AtoB: 4, BtoA: 5, Side: A, Cause: Closed}) {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
+func TestDozingPairCanBeCancelled(t *testing.T) {
+	a, client := tcpPair(t)
+	b, server := newSleeper(t)
+	p, over := New(a, b, Options{Swept: true}), make(chan Result, 1)
+	p.Start(func(r Result) { over <- r })
+	p.dozeNow(t)
+	revoked := errors.New("revoked")
+	p.Cancel(revoked)
+	if r := <-over; r.Cause != Cancelled || !errors.Is(r.Err, revoked) {
+		t.Errorf("%+v", r)
+	}
+	p.Sweep()
+	for _, c := range []*net.TCPConn{client, server} {
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("an end got %v", err)
+		}
+	}
+}
+
+func TestSweptPairHoldsNoTimerAndEndsOnTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, client := memoryPair()
+		b, server := memoryPair()
+		const idle = 90*time.Second + 300*time.Millisecond
+		p, over := New(a, b, Options{Idle: idle, Swept: true}), make(chan Result, 1)
+		p.Start(func(r Result) { over <- r })
+		go func() { _, _ = client.Write([]byte("x")) }()
+		_, _ = server.Read(make([]byte, 1))
+		start := time.Now()
+		tick := time.NewTicker(SweepEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				p.Sweep()
+				if since := time.Since(start); since < idle-2*SweepEvery && p.timer != nil {
+					t.Fatalf("a timer after %v", since)
+				}
+			case r := <-over:
+				if took := time.Since(start); took != idle || r.Cause != Idle {
+					t.Errorf("ended after %v: %+v", took, r)
+				}
+				return
+			}
+		}
+	})
+}
