@@ -9,7 +9,7 @@ TESTFLAGS ?= -p 2 -shuffle=on -timeout 10m
 TOOLS := bin/tools/consul bin/tools/etcd bin/tools/kube-apiserver
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test race lint fuzz e2e e2e-kubernetes bench bench-quick kills simulate man check clean
+.PHONY: help size tools build demo test race lint fuzz e2e e2e-kubernetes bench bench-quick kills simulate man check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,7 +81,23 @@ simulate: ## many seeds of the catalog exchange between five regions (TRADEWIND_
 man: build ## write the manual pages to man/
 	@mkdir -p man && bin/tradewind man man && ls man | wc -l
 
-check: lint test ## what a change must pass before it is proposed
+# A gateway that grows past this has taken in a library whole, most likely because a client of an SDK was made an interface: the
+# linker then keeps every method of it.
+MAX_GATEWAY := 45000000
+MAX_WITHOUT_KUBERNETES := 38000000
+
+size: ## the gateway's size is within its limits, with and without Kubernetes, and no SDK is linked whole
+	@mkdir -p bin/size
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/size/all ./cmd/tradewind-gateway
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -tags no_kubernetes -o bin/size/without ./cmd/tradewind-gateway
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/size/symbols ./cmd/tradewind-gateway
+	@all=$$(stat -c %s bin/size/all) without=$$(stat -c %s bin/size/without); \
+	  echo "gateway: $$all octets, without Kubernetes $$without"; \
+	  [ $$all -le $(MAX_GATEWAY) ] && [ $$without -le $(MAX_WITHOUT_KUBERNETES) ] || { echo "it is too large"; exit 1; }
+	@! $(GO) tool nm bin/size/symbols | grep -F 'ec2.(*Client).RunInstances' || { echo "the SDK of EC2 is linked whole"; exit 1; }
+	@for tags in no_aws no_azure no_gcp no_consul no_dns no_kubernetes; do $(GO) vet -tags $$tags ./internal/agent || exit 1; done
+
+check: lint test size ## what a change must pass before it is proposed
 
 clean: ## remove what was built
 	rm -rf bin man

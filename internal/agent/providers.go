@@ -27,9 +27,12 @@ type opener func(body any, log *slog.Logger) (poll.Lister, error)
 // openers has the constructor of each kind; nil when the gateway was built without it (build tag no_<kind>). To add a kind: a
 // body in internal/config's providerKinds, two files provider_<kind>.go and provider_<kind>_off.go here, and a line below.
 var openers = map[string]opener{
-	"aws":    openAWS,
-	"consul": openConsul,
-	"dns":    openDNS,
+	"aws":        openAWS,
+	"azure":      openAzure,
+	"consul":     openConsul,
+	"gcp":        openGCP,
+	"kubernetes": openKubernetes,
+	"dns":        openDNS,
 }
 
 // openProvider makes the lister of a provider block.

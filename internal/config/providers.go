@@ -13,7 +13,7 @@ import (
 
 // Provider is a source of instances that reads an outside API.
 type Provider struct {
-	Kind     string        // "aws", "consul", "dns"
+	Kind     string        // "aws", "azure", "consul", "dns", "gcp", "kubernetes"
 	Name     string        // unique among all providers
 	Interval time.Duration // 0: the framework's default
 	TTL      time.Duration // 0: the framework's default; negative: for ever
@@ -25,9 +25,12 @@ type Provider struct {
 // providerKinds says what a provider block of each kind holds besides the settings that all have. A struct may have a method
 // Validate() error.
 var providerKinds = map[string]func() any{
-	"aws":    func() any { return new(AWSProvider) },
-	"consul": func() any { return new(ConsulProvider) },
-	"dns":    func() any { return new(DNSProvider) },
+	"aws":        func() any { return new(AWSProvider) },
+	"azure":      func() any { return new(AzureProvider) },
+	"gcp":        func() any { return new(GCPProvider) },
+	"consul":     func() any { return new(ConsulProvider) },
+	"kubernetes": func() any { return new(KubernetesProvider) },
+	"dns":        func() any { return new(DNSProvider) },
 }
 
 // DNSProvider is the body of a provider of kind "dns".

@@ -36,13 +36,18 @@ var house = map[string]int{
 	"gateways/balance": 3, // picks an endpoint; the mutable load state
 	"gateways/mesh":    4, // the east-west data path
 
-	"providers/poll":         1, // listings of an outside API become a source
-	"providers/file":         2, // instances from watched files
-	"providers/dns":          2, // addresses that names have in the DNS
-	"providers/consul":       2, // Consul's services as instances, and imports in Consul
-	"providers/aws":          2, // EC2, ECS, Cloud Map, and what load balancers say of them
-	"providers/aws/awstest":  3, // a small AWS for tests and the demo
-	"providers/providertest": 2, // the contract every provider must pass
+	"providers/poll":            1, // listings of an outside API become a source
+	"providers/file":            2, // instances from watched files
+	"providers/dns":             2, // addresses that names have in the DNS
+	"providers/consul":          2, // Consul's services as instances, and imports in Consul
+	"providers/aws":             2, // EC2, ECS, Cloud Map, and what load balancers say of them
+	"providers/aws/awstest":     3, // a small AWS for tests and the demo
+	"providers/gcp":             2, // Compute Engine, Cloud Run, Service Directory, GKE clusters
+	"providers/gcp/gcptest":     3, // a small Google Cloud for tests and the demo
+	"providers/azure":           2, // virtual machines, scale sets, Container Apps, AKS clusters
+	"providers/azure/azuretest": 3, // a small Azure for tests and the demo
+	"providers/kubernetes":      2, // the endpoints of Services in Kubernetes clusters
+	"providers/providertest":    2, // the contract every provider must pass
 
 	"internal/floors": 0, // this test
 	"internal/config": 5, // gateway.hcl and resource files
@@ -81,6 +86,9 @@ var only = []struct{ library, room, why string }{
 	{"github.com/fsnotify/fsnotify", "providers/file", "files are watched in one room"},
 	{"github.com/aws/aws-sdk-go-v2", "providers/aws", "its clients must not reach an interface, or the gateway doubles; one room watches that"},
 	{"github.com/aws/smithy-go", "providers/aws", "what an error of AWS means is known in one room"},
+	{"cloud.google.com/go", "providers/gcp", "credentials and metadata, and none of its clients: they double the gateway"},
+	{"github.com/Azure/azure-sdk-for-go", "providers/azure", "its clients must not reach an interface, and what its errors mean is known in one room"},
+	{"k8s.io", "providers/kubernetes", "client-go adds 8 MB for a list and a watch; even that room does without"},
 	{"github.com/hashicorp/consul/api", "providers/consul", "what Consul means by an answer is known in one room"},
 }
 

@@ -51,7 +51,7 @@ type Port struct {
 
 // Record is one workload as a provider sees it, before any rule of this gateway. Adapters fill in what they know.
 type Record struct {
-	ID        string            `json:"id"` // unique in the provider: ARN, self link, resource ID, "consul://dc/node/id", "k8s://cluster/ns/slice/address"
+	ID        string            `json:"id"` // unique in the provider: ARN, self link, resource ID, "consul://dc/node/id", "k8s://cluster/ns/service/pod"
 	Account   string            `json:"account,omitempty"`
 	Region    string            `json:"region,omitempty"`  // of the cloud
 	Zone      string            `json:"zone,omitempty"`    // zone ID where the cloud has one: names differ between AWS accounts, IDs do not

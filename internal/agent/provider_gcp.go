@@ -1,0 +1,28 @@
+//go:build !no_gcp
+
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/tradewind-mesh/tradewind/internal/config"
+	"github.com/tradewind-mesh/tradewind/providers/gcp"
+	"github.com/tradewind-mesh/tradewind/providers/poll"
+)
+
+var openGCP opener = func(body any, _ *slog.Logger) (poll.Lister, error) {
+	c, ok := body.(*config.GCPProvider)
+	if !ok {
+		return nil, fmt.Errorf("configuration is a %T", body)
+	}
+	l, err := gcp.New(gcp.Config{
+		Projects: c.Projects, Kinds: c.Kinds, Labels: c.Labels, Locations: c.Locations, Namespaces: c.Namespaces, Groups: c.Groups,
+		NoGroupHealth: c.GroupHealth != nil && !*c.GroupHealth, AddressType: c.AddressType, CredentialsFile: c.CredentialsFile,
+		Endpoint: c.Endpoint,
+	})
+	if err != nil {
+		return nil, err // not l: a nil *gcp.Lister would be a lister
+	}
+	return l, nil
+}

@@ -1,0 +1,170 @@
+package azure
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/providers/azure/azuretest"
+	"github.com/tradewind-mesh/tradewind/providers/poll"
+	"github.com/tradewind-mesh/tradewind/providers/providertest"
+)
+
+// serve starts an Azure that holds inv, and makes this process one of its users.
+func serve(t *testing.T, inv azuretest.Inventory) (*azuretest.Server, string) {
+	t.Helper()
+	api := azuretest.New(inv)
+	server := httptest.NewServer(api)
+	t.Cleanup(server.Close)
+	for k, v := range azuretest.Environment(server.URL) {
+		t.Setenv(k, v)
+	}
+	return api, server.URL
+}
+
+func open(t *testing.T, cfg Config) *Lister {
+	t.Helper()
+	if cfg.Subscriptions == nil && cfg.ManagementGroup == "" {
+		cfg.Subscriptions = []string{azuretest.Subscription}
+	}
+	l, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.Close)
+	return l
+}
+
+// stage puts worlds of the contract into a fake Azure.
+type stage struct {
+	api *azuretest.Server
+
+	mu    sync.Mutex
+	world providertest.World
+	met   map[int]int
+}
+
+func (s *stage) serve(w providertest.World, inv azuretest.Inventory) {
+	s.mu.Lock()
+	s.world, s.met = w, map[int]int{}
+	s.mu.Unlock()
+	s.api.Change(func(api *azuretest.Server, i *azuretest.Inventory) { *i, api.Fail, api.Pages = inv, s.fail, s.pages })
+	s.api.Forget()
+}
+
+func (s *stage) fail(r azuretest.Request) *azuretest.Failure {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.Action != azuretest.ActionGraph || r.Page >= len(s.world.Pages) {
+		return nil
+	}
+	p := s.world.Pages[r.Page]
+	if p.Fault == "" || p.Times > 0 && s.met[r.Page] >= p.Times {
+		return nil
+	}
+	s.met[r.Page]++
+	if p.Fault == providertest.Hang && s.world.Reached != nil {
+		s.world.Reached()
+	}
+	return &azuretest.Failure{Fault: azuretest.Fault(p.Fault), RetryAfter: providertest.RetryAfter}
+}
+
+// pages returns the sizes of the pages of the world. A workload that is on two pages is on both here too: the inventory has it twice.
+func (s *stage) pages(r azuretest.Request, _ int) (sizes []int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if strings.HasPrefix(r.Query, "resourcecontainers") {
+		return nil
+	}
+	for _, p := range s.world.Pages {
+		n := 0
+		for _, i := range p.Items {
+			if !i.Gone {
+				n++
+			}
+		}
+		sizes = append(sizes, n)
+	}
+	return sizes
+}
+
+func (s *stage) requests() (n int) {
+	for _, count := range s.api.Counts() {
+		n += count
+	}
+	return n
+}
+
+// each calls see for the items of a world that are there.
+func each(w providertest.World, see func(providertest.Item)) {
+	for _, p := range w.Pages {
+		for _, i := range p.Items {
+			if !i.Gone {
+				see(i)
+			}
+		}
+	}
+}
+
+func address(i providertest.Item) string {
+	if i.Malformed {
+		return "not-an-address"
+	}
+	return providertest.Address(i.N).String()
+}
+
+var webTags = map[string]string{"mesh-service": "web", "mesh-port": "8080"}
+
+// contract runs the contract for a kind, whose inventory for a world make returns.
+func contract(t *testing.T, kind string, make func(providertest.World) azuretest.Inventory) {
+	providertest.Lister(t, func(t *testing.T) providertest.ListerRig {
+		api, url := serve(t, azuretest.Inventory{})
+		s := &stage{api: api}
+		l := open(t, Config{Kinds: []string{kind}, Endpoint: url})
+		return providertest.ListerRig{
+			Lister: l, Scope: poll.Scope{Provider: "azure", Kind: kind, Part: azuretest.Subscription}, Action: azuretest.ActionGraph,
+			Requests: s.requests, Close: l.Close,
+			Serve: func(_ *testing.T, w providertest.World) {
+				l.known = map[string]map[string]time.Time{} // a new world has no past
+				s.serve(w, make(w))
+			},
+		}
+	})
+}
+
+func TestVMContract(t *testing.T) {
+	contract(t, KindVM, func(w providertest.World) (inv azuretest.Inventory) {
+		each(w, func(i providertest.Item) {
+			m := azuretest.Machine{Name: fmt.Sprintf("web-%04d", i.N), IP: address(i), Tags: webTags, Health: "healthy"}
+			if slices.ContainsFunc(inv.Machines, func(o azuretest.Machine) bool { return o.Name == m.Name }) {
+				m.Name = strings.ToUpper(m.Name)
+			}
+			inv.Machines = append(inv.Machines, m)
+		})
+		return inv
+	})
+}
+
+func TestScaleSetContract(t *testing.T) {
+	contract(t, KindScaleSet, func(w providertest.World) azuretest.Inventory {
+		s := azuretest.ScaleSet{Name: "web", Tags: webTags}
+		each(w, func(i providertest.Item) {
+			s.Instances = append(s.Instances, azuretest.Machine{Name: fmt.Sprintf("%04d", i.N), IP: address(i), Health: "healthy"})
+		})
+		return azuretest.Inventory{ScaleSets: []azuretest.ScaleSet{s}}
+	})
+}
+
+func TestContainerAppContract(t *testing.T) {
+	contract(t, KindContainerApp, func(w providertest.World) (inv azuretest.Inventory) {
+		each(w, func(i providertest.Item) {
+			inv.Apps = append(inv.Apps, azuretest.App{Name: fmt.Sprintf("web-%04d", i.N), Environment: fmt.Sprintf("env-%04d", i.N),
+				Transport: "Tcp", Port: 8080, Address: address(i), Tags: webTags})
+		})
+		return inv
+	})
+}

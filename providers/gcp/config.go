@@ -1,0 +1,186 @@
+package gcp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// The kinds of workload, as Config.Kinds and poll.Scope.Kind name them.
+const (
+	KindInstances = "instances"        // Compute Engine
+	KindRun       = "run"              // Cloud Run: one HTTPS host for each service
+	KindDirectory = "servicedirectory" // Service Directory
+)
+
+// Beside the kinds of workload, Permissions knows these.
+const (
+	SignalGroups = "groups" // what managed instance groups know, with KindInstances unless Config.NoGroupHealth
+	KindGKE      = "gke"    // Clusters
+)
+
+// The types of address, as go-discover names them.
+const (
+	PrivateV4 = "private_v4"
+	PublicV4  = "public_v4" // instances only
+	PrivateV6 = "private_v6"
+)
+
+// Config says what is listed, and as whom. Everything is a plain value.
+type Config struct {
+	Projects []string // IDs, "example-prod"; at least one
+	Kinds    []string // KindInstances, KindRun, KindDirectory; at least one
+	// Labels keeps workloads that have all of these: labels of instances and Cloud Run services, annotations of Service Directory. An
+	// empty value means that the label exists.
+	Labels map[string]string
+	// Locations are regions ("europe-west1") or zones ("europe-west1-b"). None: all. KindDirectory needs them: its API is asked
+	// region by region. Cloud Run is asked for all regions at once without them, and for each of their regions with them.
+	Locations  []string
+	Namespaces []string // of Service Directory, by name; none: all
+	// Groups keeps only the instances of these managed instance groups, by name.
+	Groups []string
+	// NoGroupHealth leaves the managed instance groups unasked. By default what they say of an instance counts: its health by their
+	// autohealing check, whether they are about to take it away, and its named ports. Each group that may have something to say is a request.
+	NoGroupHealth bool
+	// AddressType is the type of address that comes first. Default PrivateV4: a gateway runs in the network of its workloads.
+	AddressType string
+	// CredentialsFile is a JSON file of credentials. Default: as Google's libraries find them ("application default credentials").
+	CredentialsFile string
+	// Endpoint is the base URL of every service; "{service}" in it stands for compute, run, servicedirectory or container, as in
+	// "https://{service}-mesh.p.googleapis.com" for Private Service Connect. Default: "https://{service}.googleapis.com".
+	Endpoint string
+}
+
+const defaultEndpoint = "https://{service}.googleapis.com"
+
+var (
+	projectForm = regexp.MustCompile(`^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$`)
+	regionForm  = regexp.MustCompile(`^[a-z]+(-[a-z]+)+[0-9]+$`)
+	zoneForm    = regexp.MustCompile(`^[a-z]+(-[a-z]+)+[0-9]+-[a-z0-9]+$`)
+	nameForm    = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	// labelForm is that of a key: lower case of any script. A filter quotes values, and keys not.
+	labelForm = regexp.MustCompile(`^[\p{Ll}\p{Lo}][\p{Ll}\p{Lo}\p{N}_-]{0,62}$`)
+	labelText = regexp.MustCompile(`^[\p{Ll}\p{Lo}\p{N}_-]{0,63}$`)
+)
+
+// validate returns all mistakes at once.
+func (c *Config) validate() error {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if len(c.Projects) == 0 {
+		fail("projects: name at least one by its ID, such as \"example-prod\"")
+	}
+	if len(c.Kinds) == 0 {
+		fail("kinds: name at least one of instances, run and servicedirectory")
+	}
+	for _, list := range []struct {
+		name   string
+		values []string
+		is     func(string) bool
+		want   string
+	}{
+		{"projects", c.Projects, projectForm.MatchString, "the ID of a project such as \"example-prod\" (not its number or name)"},
+		{"kinds", c.Kinds, func(k string) bool { return slices.Contains([]string{KindInstances, KindRun, KindDirectory}, k) },
+			"a kind: use instances, run or servicedirectory"},
+		{"locations", c.Locations, func(l string) bool { return regionForm.MatchString(l) || zoneForm.MatchString(l) },
+			"a region such as \"europe-west1\" or a zone such as \"europe-west1-b\""},
+		{"namespaces", c.Namespaces, nameForm.MatchString, "the name of a Service Directory namespace"},
+		{"groups", c.Groups, nameForm.MatchString, "the name of a managed instance group"},
+	} {
+		for i, v := range list.values {
+			if !list.is(v) {
+				fail("%s: %q is not %s", list.name, v, list.want)
+			} else if slices.Contains(list.values[:i], v) {
+				fail("%s: %q is there twice", list.name, v)
+			}
+		}
+	}
+	if slices.Contains(c.Kinds, KindDirectory) && len(c.Locations) == 0 {
+		fail("locations: kind servicedirectory needs at least one region: its API is asked region by region")
+	}
+	if len(c.Groups) > 0 && c.NoGroupHealth {
+		fail("groups: they cannot be known when no_group_health forbids asking them")
+	}
+	onlyDirectory := len(c.Kinds) == 1 && c.Kinds[0] == KindDirectory
+	for k, v := range c.Labels {
+		if k == "" || !onlyDirectory && !(labelForm.MatchString(k) && labelText.MatchString(v)) {
+			fail("labels: %q = %q is not a label such as \"team\" = \"shop\": lower case letters, digits, _ and -, at most 63", k, v)
+		}
+	}
+	if !slices.Contains([]string{"", PrivateV4, PublicV4, PrivateV6}, c.AddressType) {
+		fail("address_type: %q is unknown: use private_v4, public_v4 or private_v6", c.AddressType)
+	}
+	if err := checkEndpoint(c.Endpoint); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// checkEndpoint refuses what is no base URL, and plain HTTP to another machine: the requests carry a bearer token.
+func checkEndpoint(endpoint string) error {
+	if endpoint == "" {
+		return nil
+	}
+	u, err := url.Parse(strings.ReplaceAll(endpoint, "{service}", "compute"))
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("endpoint: %q is not a URL such as \"https://{service}-mesh.p.googleapis.com\"", endpoint)
+	}
+	if host, err := netip.ParseAddr(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (err != nil || !host.IsLoopback()) {
+		return fmt.Errorf("endpoint: %q is not https: credentials would travel in the clear", endpoint)
+	}
+	return nil
+}
+
+// regions returns the regions of the configured locations, each once.
+func (c *Config) regions() []string {
+	var out []string
+	for _, l := range c.Locations {
+		out = append(out, regionOf(l))
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// covers reports whether a region or zone is in the configured locations. A region is also when one of its zones is.
+func (c *Config) covers(location string) bool {
+	return len(c.Locations) == 0 || slices.ContainsFunc(c.Locations, func(l string) bool {
+		return l == location || l == regionOf(location) || regionOf(l) == location
+	})
+}
+
+// regionOf returns the region of a zone, and a region as it is.
+func regionOf(location string) string {
+	if zoneForm.MatchString(location) {
+		return location[:strings.LastIndexByte(location, '-')]
+	}
+	return location
+}
+
+// The limits of what is read. What goes beyond them was not meant for us.
+const (
+	maxBody    = 32 << 20 // of one answer; a full page of 500 instances with 64 labels each is about 3 MB
+	maxErrBody = 64 << 10 // of an answer that says what failed
+	maxPages   = 2000     // of one listing
+	maxRecords = 200_000  // of one scope
+)
+
+// Permissions returns the IAM permissions that a Lister with these kinds uses, sorted. KindGKE stands for Clusters.
+func Permissions(kinds ...string) []string {
+	of := map[string][]string{
+		KindInstances: {listInstances.permission},
+		SignalGroups:  {listGroups.permission, listManaged.permission},
+		KindRun:       {listServices.permission},
+		KindDirectory: {listNamespaces.permission, listEntries.permission, listEndpoints.permission},
+		KindGKE:       {listClusters.permission},
+	}
+	var all []string
+	for _, k := range kinds {
+		all = append(all, of[k]...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
