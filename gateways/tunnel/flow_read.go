@@ -277,10 +277,16 @@ func (f *Flow) blocked(l *leg) bool {
 // them. mu is held.
 func (f *Flow) claim() *leg {
 	for _, l := range slices.Backward(f.legs) {
-		if l.fresh {
-			l.fresh, l.claimed = false, true
+		if !l.fresh {
+			continue
+		}
+		l.fresh = false
+		// Its pump may not have looked again since another carrier has brought the same bytes.
+		if known, ahead := f.in.Fresh(l.offset, int(l.left)); known == 0 && !ahead {
+			l.claimed = true
 			return l
 		}
+		f.cond.Broadcast()
 	}
 	f.pumpAll()
 	return nil
