@@ -266,7 +266,8 @@ func (o *Out) nextPiece(w *Way) ([]byte, Piece) {
 	}
 	frame := p.b[skip:]
 	Header{Type: TypeData, Length: len(frame) - HeaderLen, Offset: p.start + uint64(skip)}.Put(frame)
-	p.way, p.pinned = w.ID, true
+	p.way = w.ID
+	p.writers++
 	o.tail.unsent--
 	w.next = p.end()
 	return frame, Piece{p}
@@ -277,7 +278,7 @@ func (o *Out) Written(lent Piece, pool Pool) {
 	if lent.p == nil {
 		return
 	}
-	lent.p.pinned = false
+	lent.p.writers--
 	if o.phase == phaseOver {
 		o.tail.clear(pool)
 		return

@@ -10,10 +10,12 @@ type Pool interface {
 
 // piece is consecutive bytes of a sequence, with room for a DATA header in front.
 type piece struct {
-	b      []byte
-	start  uint64 // offset of b[HeaderLen]
-	way    uint32 // the Way it was sent on, or is being sent on; 0: not sent
-	pinned bool   // the caller of Out.Next is writing it: its memory must not be lent again
+	b     []byte
+	start uint64 // offset of b[HeaderLen]
+	way   uint32 // the Way it was sent on, or is being sent on; 0: not sent
+	// writers is how many carriers it is being written on, by callers of Out.Next: one that was lost may still be at it when the next
+	// begins. Until it is 0 the memory must not be lent again.
+	writers uint8
 }
 
 func (p *piece) end() uint64 { return p.start + uint64(len(p.b)-HeaderLen) }
@@ -35,7 +37,7 @@ type tail struct {
 // add appends b as one piece or a part of the last one, as far as it fits, and returns how much did.
 func (t *tail) add(start uint64, b []byte, way uint32, pool Pool) int {
 	if n := len(t.pieces); n > 0 {
-		if last := t.pieces[n-1]; last.way == way && !last.pinned && last.end() == start {
+		if last := t.pieces[n-1]; last.way == way && last.writers == 0 && last.end() == start {
 			if took := last.fill(b); took > 0 {
 				return took
 			}
@@ -70,7 +72,7 @@ func (t *tail) clear(pool Pool) { t.dropAll(pool, func(*piece) bool { return tru
 func (t *tail) dropAll(pool Pool, unwanted func(*piece) bool) {
 	kept := t.pieces[:0]
 	for _, p := range t.pieces {
-		if p.pinned || !unwanted(p) {
+		if p.writers > 0 || !unwanted(p) {
 			kept = append(kept, p)
 			continue
 		}
