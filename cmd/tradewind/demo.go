@@ -15,10 +15,14 @@ func (c *cli) demoCommand() *cobra.Command {
 	var once bool
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Three regions on this machine: federate, load, kill, heal, deny",
+		Short: "Three regions on this machine: discover, federate, load, kill, heal, deny",
 		Long: `Starts three gateways and five small HTTP services on loopback addresses, joined by links with the delay of an ocean, and tells a
-story: federate, send load, kill every instance of a service in one region, kill a whole gateway, heal, deny a caller and explain it.
-Every number shown was measured in that run. On a terminal everything stays up afterwards until Ctrl-C; nothing is left behind.`,
+story: discover the services, federate, send load, add a machine and take it away, kill every instance of a service in one region, kill
+a whole gateway, heal, deny a caller and explain it. Every number shown was measured in that run.
+
+The gateways find the services by asking AWS, Google Cloud and Azure. Here these are doubles on loopback addresses that speak the clouds'
+protocols; of the user's own credentials nothing is used. On a terminal everything stays up afterwards until Ctrl-C; nothing is left
+behind.`,
 		Example: "  tradewind demo\n  tradewind demo --once -o json",
 		Args:    takes(0, 0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return c.demo(cmd.Context(), once) },
@@ -52,14 +56,15 @@ func (c *cli) demo(ctx context.Context, once bool) error {
 
 // demoServiceCommand is the service that the demo starts; it is of no use by itself.
 func (c *cli) demoServiceCommand() *cobra.Command {
-	var listen, region string
+	var listen, region, machine string
 	cmd := &cobra.Command{
 		Use:    "demo-service",
 		Hidden: true,
 		Args:   takes(0, 0),
-		RunE:   func(cmd *cobra.Command, _ []string) error { return demo.Serve(cmd.Context(), listen, region) },
+		RunE:   func(cmd *cobra.Command, _ []string) error { return demo.Serve(cmd.Context(), listen, region, machine) },
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:0", "address to serve on")
 	cmd.Flags().StringVar(&region, "region", "", "region to answer with")
+	cmd.Flags().StringVar(&machine, "machine", "", "machine to answer with")
 	return cmd
 }

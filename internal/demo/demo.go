@@ -47,6 +47,8 @@ type Step struct {
 	Name        string   `json:"name"`
 	OK          bool     `json:"ok"`
 	RecoveredMS *float64 `json:"recovered_ms,omitempty"` // from the blow to the first request that another region answered
+	ReachedMS   *float64 `json:"reached_ms,omitempty"`   // from the start of a machine to the first request that it answered
+	WithdrawnMS *float64 `json:"withdrawn_ms,omitempty"` // from the cloud's word that a machine will go to the last request that it answered
 	Requests    int      `json:"requests"`
 	Failed      int      `json:"failed"`
 	Retried     int      `json:"retried"`
@@ -77,7 +79,8 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	s := &story{world: w, screen: newScreen(o), begin: time.Now()}
 	defer s.screen.close()
 	for _, act := range []func(context.Context) error{
-		s.startRegions, s.federateAll, s.firstTraffic, s.steady, s.killInstances, s.killGateway, s.heal, s.deny,
+		s.startRegions, s.discover, s.federateAll, s.firstTraffic, s.steady, s.scaleOut, s.scaleIn,
+		s.killInstances, s.killGateway, s.heal, s.deny,
 	} {
 		if err := act(ctx); err != nil {
 			return &s.result, err
@@ -103,23 +106,33 @@ func (s *story) done(step Step) {
 }
 
 func (s *story) startRegions(ctx context.Context) error {
-	s.screen.say(s.begin, "three regions starting on 127.0.0.1, links with %v, %v and %v of round trip", awsGCP, awsAzure, gcpAzure)
-	for name, instances := range map[federation.Region]int{aws: 2, azure: 2, gcp: 1} {
-		if err := s.add(name, instances); err != nil {
+	s.screen.say(s.begin, "three regions start on this computer, with emulated round trips: aws-gcp %d ms, aws-azure %d ms, gcp-azure %d ms",
+		awsGCP.Milliseconds(), awsAzure.Milliseconds(), gcpAzure.Milliseconds())
+	for _, name := range []federation.Region{aws, gcp, azure} {
+		if err := s.add(ctx, name); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(s.connect(ctx, aws, gcp, awsGCP), s.connect(ctx, aws, azure, awsAzure), s.connect(ctx, gcp, azure, gcpAzure)); err != nil {
+	err := errors.Join(s.connect(ctx, aws, gcp, awsGCP), s.connect(ctx, aws, azure, awsAzure), s.connect(ctx, gcp, azure, gcpAzure))
+	if err != nil {
 		return err
+	}
+	for name, machines := range map[federation.Region]int{aws: 2, azure: 2, gcp: 1} {
+		for range machines {
+			if _, err := s.boot(s.regions[name]); err != nil {
+				return err
+			}
+		}
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, r := range s.regions {
-		g.Go(func() error { return errors.Join(s.startServices(r), s.startGateway(gctx, r)) })
+		g.Go(func() error { return s.startGateway(gctx, r) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	s.done(Step{Name: "start", OK: true, Detail: "3 gateways ready, 5 instances of checkout"})
+	s.done(Step{Name: "start", OK: true,
+		Detail: "3 gateways are ready; 5 machines, each a process that serves checkout on a loopback address of its own"})
 	return nil
 }
 
@@ -142,14 +155,15 @@ func (s *story) federateAll(ctx context.Context) error {
 
 // declare applies the resources of all regions: the same files a user would write.
 func (s *story) declare(ctx context.Context) error {
-	free, err := freePorts("tcp", 2)
+	free, err := freePorts("tcp", "127.0.0.1", 2)
 	if err != nil {
 		return err
 	}
 	s.web, s.batch = free[0].String(), free[1].String()
 	for _, r := range s.regions {
 		resources := []federation.Resource{
-			{Key: federation.Key{Kind: federation.KindService, Name: "checkout"}, Spec: s.checkout(r)},
+			{Key: federation.Key{Kind: federation.KindService, Name: "checkout"}, Spec: &federation.Service{Protocol: federation.ProtocolHTTP,
+				Checks: []federation.CheckSpec{{Kind: federation.CheckHTTP, Path: "/healthz"}}}}, // its instances are the cloud's business
 			{Key: federation.Key{Kind: federation.KindExport, Name: "checkout"}, Spec: &federation.Export{To: []string{"*"}}},
 		}
 		if r.name != gcp { // whoever serves decides about callers from elsewhere
@@ -165,15 +179,6 @@ func (s *story) declare(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// checkout is the service of region r with its instances and their check.
-func (s *story) checkout(r *region) *federation.Service {
-	spec := &federation.Service{Protocol: federation.ProtocolHTTP, Checks: []federation.CheckSpec{{Kind: federation.CheckHTTP, Path: "/healthz"}}}
-	for i, address := range r.backends {
-		spec.Instances = append(spec.Instances, federation.StaticInstance{ID: federation.InstanceID(fmt.Sprintf("checkout-%d", i+1)), Address: address})
-	}
-	return spec
 }
 
 func allow(name, source, destination string) federation.Resource {
@@ -192,9 +197,9 @@ func upstream(caller, listen string) federation.Resource {
 func (s *story) firstTraffic(ctx context.Context) error {
 	s.load = &load{url: "http://" + s.web + "/v1/cart", rate: ratePerSecond, timeout: 3 * time.Second}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Second}
-	var region string
+	var by server
 	err := s.until(ctx, 10*time.Second, "the first answer", func() (err error) {
-		region, err = s.load.once(ctx, client)
+		by, err = s.load.once(ctx, client)
 		return err
 	})
 	if err != nil {
@@ -202,7 +207,7 @@ func (s *story) firstTraffic(ctx context.Context) error {
 	}
 	s.result.FirstTrafficMS = time.Since(s.begin).Milliseconds()
 	s.done(Step{Name: "first traffic", OK: s.result.FirstTrafficMS < 5000, Requests: 1,
-		Detail: fmt.Sprintf("web in %s was answered by %s, %.1f s after the start", gcp, region, float64(s.result.FirstTrafficMS)/1000)})
+		Detail: fmt.Sprintf("web in %s was answered by %s, %.1f s after the start", gcp, by.region, float64(s.result.FirstTrafficMS)/1000)})
 	s.wg.Go(func() { s.load.run(ctx) })
 	s.wg.Go(func() { s.screen.watch(ctx, s.begin, s.load) })
 	return nil
@@ -210,20 +215,20 @@ func (s *story) firstTraffic(ctx context.Context) error {
 
 func (s *story) steady(ctx context.Context) error {
 	from := time.Now()
-	if err := pause(ctx, 4*time.Second); err != nil {
+	if err := pause(ctx, 3*time.Second); err != nil {
 		return err
 	}
 	t := s.load.since(from)
-	s.done(Step{Name: "steady load", OK: t.failed == 0 && t.retried == 0 && t.regions[string(aws)] == t.requests && t.requests > 3*ratePerSecond,
-		Requests: t.requests, Failed: t.failed, Retried: t.retried, Detail: shares(t)})
+	ok := t.failed == 0 && t.retried == 0 && t.regions[string(aws)] == t.requests && t.requests > 2*ratePerSecond
+	s.done(t.step("steady load", ok, shares(t)))
 	return nil
 }
 
 func (s *story) killInstances(ctx context.Context) error {
-	s.screen.say(s.begin, "SIGKILL to every checkout in %s ...", aws)
+	s.screen.say(s.begin, "SIGKILL to checkout on every machine in %s; AWS goes on listing them as running ...", aws)
 	return s.blow(ctx, "kill every instance in "+string(aws), azure, func() {
-		for _, p := range s.regions[aws].services {
-			p.kill()
+		for _, m := range s.regions[aws].machines {
+			m.process.kill()
 		}
 	})
 }
@@ -239,7 +244,7 @@ func (s *story) blow(ctx context.Context, name string, survivor federation.Regio
 	strike()
 	var recovered time.Time
 	err := s.until(ctx, 10*time.Second, string(survivor)+" to answer", func() error {
-		at, ok := s.load.firstFrom(from, string(survivor))
+		at, ok := s.load.first(from, in(survivor))
 		if !ok {
 			return errors.New("no request has been answered there yet")
 		}
@@ -249,28 +254,30 @@ func (s *story) blow(ctx context.Context, name string, survivor federation.Regio
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, 4*time.Second); err != nil { // longer than a request's deadline, so that every victim is counted
+	// Longer than a request's deadline, so that every victim is counted.
+	if err := pause(ctx, s.load.timeout+200*time.Millisecond); err != nil {
 		return err
 	}
 	t := s.load.since(from)
-	ms := float64(recovered.Sub(from).Microseconds()) / 1000
-	s.done(Step{Name: name, OK: t.failed == 0 && ms <= 1000, RecoveredMS: &ms, Requests: t.requests, Failed: t.failed, Retried: t.retried,
-		Detail: shares(t)})
+	ms := millis(recovered.Sub(from))
+	step := t.step(name, t.failed == 0 && *ms <= 1000, shares(t))
+	step.RecoveredMS = ms
+	s.done(step)
 	return nil
 }
 
 func (s *story) heal(ctx context.Context) error {
-	s.screen.say(s.begin, "starting them again ...")
+	s.screen.say(s.begin, "AWS replaces its machines by new ones; the gateway of %s starts again ...", azure)
 	from := time.Now()
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.startServices(s.regions[aws]) })
+	g.Go(func() error { return s.replace(s.regions[aws]) })
 	g.Go(func() error { return s.startGateway(gctx, s.regions[azure]) })
 	if err := g.Wait(); err != nil {
 		return err
 	}
 	var back time.Time
 	err := s.until(ctx, 15*time.Second, "traffic to return to "+string(aws), func() error {
-		at, ok := s.load.firstFrom(from, string(aws))
+		at, ok := s.load.first(from, in(aws))
 		back = at
 		if !ok {
 			return errors.New("no request has been answered there yet")
@@ -284,8 +291,9 @@ func (s *story) heal(ctx context.Context) error {
 		return err
 	}
 	t := s.load.since(from)
-	ms := float64(back.Sub(from).Microseconds()) / 1000
-	s.done(Step{Name: "heal", OK: t.failed == 0, RecoveredMS: &ms, Requests: t.requests, Failed: t.failed, Retried: t.retried, Detail: shares(t)})
+	step := t.step("heal", t.failed == 0, shares(t)+"; the new machines had to be discovered first")
+	step.RecoveredMS = millis(back.Sub(from))
+	s.done(step)
 	return nil
 }
 
@@ -320,8 +328,8 @@ func (s *story) deny(ctx context.Context) error {
 		return err
 	}
 	err := s.until(ctx, 5*time.Second, "batch to be refused", func() error {
-		if region, err := probe.once(ctx, client); err == nil {
-			return fmt.Errorf("%s still answered", region)
+		if by, err := probe.once(ctx, client); err == nil {
+			return fmt.Errorf("%s still answered", by.region)
 		}
 		return nil
 	})
@@ -335,9 +343,18 @@ func (s *story) deny(ctx context.Context) error {
 	}
 	t := s.load.since(from)
 	ok := why.Verdict == admin.VerdictDenied && why.Decision.Rule == "no-batch" && t.failed == 0
-	s.done(Step{Name: "deny batch", OK: ok, Requests: t.requests, Failed: t.failed, Retried: t.retried,
-		Detail: fmt.Sprintf("refused %v after the change; explain: %s", took.Round(time.Millisecond), why.Reason)})
+	s.done(t.step("deny batch", ok, fmt.Sprintf("refused %d ms after the change; explain: %s", took.Milliseconds(), why.Reason)))
 	return nil
+}
+
+// in tells the servers of region r from others.
+func in(r federation.Region) func(server) bool {
+	return func(s server) bool { return s.region == string(r) }
+}
+
+func millis(d time.Duration) *float64 {
+	ms := float64(d.Microseconds()) / 1000
+	return &ms
 }
 
 // shares says who answered, in words.

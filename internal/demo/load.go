@@ -24,15 +24,24 @@ type load struct {
 type answer struct {
 	at      time.Time // when it ended
 	took    time.Duration
-	region  string // who answered; empty: nobody did
+	server  server // who answered; zero: nobody did
 	retries int
 }
+
+// server is who answers a request.
+type server struct{ region, machine string }
 
 // tally sums up the answers since a moment.
 type tally struct {
 	requests, failed, retried int
 	regions                   map[string]int
+	machines                  map[server]int
 	slowest                   time.Duration
+}
+
+// step returns a step of the story that the tally is of.
+func (t tally) step(name string, ok bool, detail string) Step {
+	return Step{Name: name, OK: ok, Requests: t.requests, Failed: t.failed, Retried: t.retried, Detail: detail}
 }
 
 // run sends requests until ctx ends, at most rate*timeout at once, and returns after the last one ended.
@@ -71,10 +80,10 @@ func (l *load) request(ctx context.Context, client *http.Client) answer {
 	defer cancel()
 	a := answer{}
 	for {
-		region, err := l.once(deadline, client)
+		by, err := l.once(deadline, client)
 		a.at, a.took = time.Now(), time.Since(begin)
 		if err == nil {
-			a.region = region
+			a.server = by
 			return a
 		}
 		if deadline.Err() != nil {
@@ -90,24 +99,24 @@ func (l *load) request(ctx context.Context, client *http.Client) answer {
 	}
 }
 
-// once sends the request one time and returns the region that answered.
-func (l *load) once(ctx context.Context, client *http.Client) (string, error) {
+// once sends the request one time and returns who answered.
+func (l *load) once(ctx context.Context, client *http.Client) (server, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url, nil)
 	if err != nil {
-		return "", err
+		return server{}, err
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return "", err
+		return server{}, err
 	}
 	defer res.Body.Close()
 	if _, err := io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10)); err != nil {
-		return "", err
+		return server{}, err
 	}
 	if res.StatusCode != http.StatusOK {
-		return "", errStatus(res.StatusCode)
+		return server{}, errStatus(res.StatusCode)
 	}
-	return res.Header.Get(regionHeader), nil
+	return server{res.Header.Get(regionHeader), res.Header.Get(machineHeader)}, nil
 }
 
 type errStatus int
@@ -124,7 +133,7 @@ func (l *load) record(a answer) {
 func (l *load) since(from time.Time) tally {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t := tally{regions: map[string]int{}}
+	t := tally{regions: map[string]int{}, machines: map[server]int{}}
 	for i := len(l.answers) - 1; i >= 0 && !l.answers[i].at.Before(from); i-- {
 		a := l.answers[i]
 		t.requests++
@@ -132,23 +141,37 @@ func (l *load) since(from time.Time) tally {
 		if a.retries > 0 {
 			t.retried++
 		}
-		if a.region == "" {
+		if a.server.region == "" {
 			t.failed++
 		} else {
-			t.regions[a.region]++
+			t.regions[a.server.region]++
+			t.machines[a.server]++
 		}
 	}
 	return t
 }
 
-// firstFrom returns when the first request after from was answered by region, and whether one was.
-func (l *load) firstFrom(from time.Time, region string) (time.Time, bool) {
+// first returns when the first request after from was answered by somebody who is wanted, and whether one was.
+func (l *load) first(from time.Time, wanted func(server) bool) (time.Time, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, a := range l.answers {
-		if a.at.After(from) && a.region == region {
+		if a.at.After(from) && wanted(a.server) {
 			return a.at, true
 		}
 	}
 	return time.Time{}, false
+}
+
+// last returns when by answered a request for the last time after from, or from, and how many others have answered since.
+func (l *load) last(from time.Time, by server) (at time.Time, since int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := len(l.answers) - 1; i >= 0 && l.answers[i].at.After(from); i-- {
+		if l.answers[i].server == by {
+			return l.answers[i].at, since
+		}
+		since++
+	}
+	return from, since
 }

@@ -37,6 +37,12 @@ func (s *screen) step(begin time.Time, step Step) {
 	if step.RecoveredMS != nil {
 		text += fmt.Sprintf(": recovered in %.0f ms", *step.RecoveredMS)
 	}
+	if step.ReachedMS != nil {
+		text += fmt.Sprintf(": traffic reached it after %.0f ms", *step.ReachedMS)
+	}
+	if step.WithdrawnMS != nil {
+		text += fmt.Sprintf(": withdrawn after %.0f ms", *step.WithdrawnMS)
+	}
 	if step.Requests > 1 {
 		text += fmt.Sprintf(", %d requests, %d failed, %d retried", step.Requests, step.Failed, step.Retried)
 	}
@@ -105,7 +111,9 @@ func (s *screen) hold(r *region) {
 	socket := r.dir + "/data/admin.sock"
 	s.line("still running; try in another terminal (Ctrl-C here ends it):\n" +
 		"  export TRADEWIND_SOCKET=" + socket + "\n" +
-		"  bin/tradewind status\n  bin/tradewind explain batch checkout\n  bin/tradewind services list")
+		"  bin/tradewind status\n  bin/tradewind explain batch checkout\n" +
+		"  bin/tradewind services list\n  bin/tradewind provider show machines\n" +
+		"its configuration, with the provider block: " + r.dir + "/gateway.hcl")
 }
 
 func (s *screen) close() {

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,16 +37,17 @@ type world struct {
 	wg      sync.WaitGroup
 }
 
-// A region is one gateway process and the services beside it.
+// A region is one gateway process, and the cloud in which it finds the machines beside it.
 type region struct {
 	name     federation.Region
 	mesh     netip.AddrPort // where the gateway really listens
 	dir      string
 	front    map[federation.Region]string // the address of this gateway for each peer: a link with that pair's delay
 	gateway  *process
-	services []*process
-	backends []netip.AddrPort
 	client   *admin.Client
+	cloud    *cloud
+	machines []*machine
+	booted   int // machines, ever
 }
 
 // A process is one child. It is killed when the demo ends, however it ends.
@@ -110,10 +112,10 @@ func (w *world) close() {
 	_ = os.RemoveAll(w.dir)
 }
 
-// start runs a child until it exits or the world is closed.
-func (w *world) start(name string, args ...string) (*process, error) {
+// start runs a child with these environment variables and no others, until it exits or the world is closed.
+func (w *world) start(environment []string, name string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(name, args...), done: make(chan struct{}), log: &tailBuffer{}}
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Env = p.log, p.log, environment
 	// Should the demo itself be killed, the kernel kills the child: Pdeathsig fires when the starting thread ends, so that
 	// thread is kept for as long as the child lives.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
@@ -149,9 +151,9 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// add creates a region with n instances of the demo service. Its gateway is not started.
-func (w *world) add(name federation.Region, n int) error {
-	mesh, err := freePorts("udp", 1)
+// add creates a region in a cloud. It has no machines, and its gateway is not started.
+func (w *world) add(ctx context.Context, name federation.Region) error {
+	mesh, err := freePorts("udp", "127.0.0.1", 1)
 	if err != nil {
 		return err
 	}
@@ -160,7 +162,8 @@ func (w *world) add(name federation.Region, n int) error {
 		return fmt.Errorf("make a region's directory: %w", err)
 	}
 	w.regions[name] = r
-	r.backends, err = freePorts("tcp", n)
+	kind, _, _ := strings.Cut(string(name), "-")
+	r.cloud, err = w.openCloud(ctx, kind, r.dir)
 	return err
 }
 
@@ -178,24 +181,40 @@ func (w *world) connect(ctx context.Context, a, b federation.Region, roundTrip t
 	return nil
 }
 
-// startServices starts the instances of r that are not running.
-func (w *world) startServices(r *region) error {
-	r.services = nil
-	for _, address := range r.backends {
-		p, err := w.start(w.self, "demo-service", "--listen", address.String(), "--region", string(r.name))
-		if err != nil {
-			return err
-		}
-		r.services = append(r.services, p)
+// boot starts a machine of r with checkout on it, and shows it in the cloud's inventory.
+func (w *world) boot(r *region) (*machine, error) {
+	r.booted++
+	m := &machine{name: fmt.Sprintf(r.cloud.nameForm, r.booted)}
+	free, err := freePorts("tcp", r.cloud.address(r.booted).String(), 1)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	m.address = free[0]
+	m.process, err = w.start([]string{}, w.self, "demo-service", "--listen", m.address.String(),
+		"--region", string(r.name), "--machine", m.name)
+	if err != nil {
+		return nil, err
+	}
+	r.machines = append(r.machines, m)
+	r.cloud.show(r.machines)
+	return m, nil
+}
+
+// take ends machines of r, and takes them out of the cloud's inventory.
+func (r *region) take(gone ...*machine) {
+	for _, m := range gone {
+		m.process.kill()
+	}
+	r.machines = slices.DeleteFunc(r.machines, func(m *machine) bool { return slices.Contains(gone, m) })
+	r.cloud.show(r.machines)
 }
 
 // startGateway starts r's gateway on its data directory and returns when it is ready.
 func (w *world) startGateway(ctx context.Context, r *region) error {
 	path := filepath.Join(r.dir, "gateway.hcl")
 	content := fmt.Sprintf("region   = %q\nname     = \"gw-1\"\ndata_dir = %q\n\nmesh {\n  listen = %q\n}\n\nlocal {\n  listen = \"\"\n}\n\n"+
-		"admin {\n  listen = \"\"\n}\n\naccess_log = %q\n", r.name, filepath.Join(r.dir, "data"), r.mesh, filepath.Join(r.dir, "access.log"))
+		"admin {\n  listen = \"\"\n}\n\naccess_log = %q\n\n%s", r.name, filepath.Join(r.dir, "data"), r.mesh,
+		filepath.Join(r.dir, "access.log"), r.cloud.block())
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		return fmt.Errorf("write gateway.hcl: %w", err)
 	}
@@ -203,7 +222,7 @@ func (w *world) startGateway(ctx context.Context, r *region) error {
 	if err != nil {
 		return err
 	}
-	if r.gateway, err = w.start(w.gateway, "-config", path); err != nil {
+	if r.gateway, err = w.start(r.cloud.variables(r.dir), w.gateway, "-config", path); err != nil {
 		return err
 	}
 	if r.client == nil {
@@ -266,20 +285,20 @@ func (w *world) federate(ctx context.Context, a, b *region) error {
 	return err
 }
 
-// freePorts returns n loopback addresses that were free a moment ago, all of them different.
-func freePorts(network string, n int) ([]netip.AddrPort, error) {
+// freePorts returns n ports of a loopback address that were free a moment ago, all of them different.
+func freePorts(network, host string, n int) ([]netip.AddrPort, error) {
 	var out []netip.AddrPort
 	for range n {
 		var held io.Closer
 		var bound net.Addr
 		if network == "udp" {
-			c, err := net.ListenPacket("udp", "127.0.0.1:0")
+			c, err := net.ListenPacket("udp", host+":0")
 			if err != nil {
 				return nil, fmt.Errorf("find a free port: %w", err)
 			}
 			held, bound = c, c.LocalAddr()
 		} else {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
+			l, err := net.Listen("tcp", host+":0")
 			if err != nil {
 				return nil, fmt.Errorf("find a free port: %w", err)
 			}

@@ -2,12 +2,14 @@ package awstest
 
 import (
 	"cmp"
+	"crypto/rand"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -74,6 +76,15 @@ type Server struct {
 
 // New returns a server of an inventory.
 func New(inv Inventory) *Server { return &Server{inv: inv} }
+
+// Environment returns the environment variables of a process that uses a server by its configured endpoint: credentials made for it
+// alone, and nothing of those that the machine may have.
+func Environment() map[string]string {
+	return map[string]string{
+		"AWS_ACCESS_KEY_ID": "AKIA" + rand.Text()[:16], "AWS_SECRET_ACCESS_KEY": rand.Text(), "AWS_EC2_METADATA_DISABLED": "true",
+		"AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
+	}
+}
 
 // Set replaces the inventory.
 func (s *Server) Set(inv Inventory) { s.Change(func(_ *Server, i *Inventory) { *i = inv }) }
