@@ -133,5 +133,6 @@ type View struct {
 	Exports     []Export
 	Intentions  []Intention
 	Resolvers   map[ServiceName]Resolver
+	Routes      map[ServiceName]Route
 	Upstreams   []Upstream
 }

@@ -17,6 +17,11 @@ const (
 	ProtocolGRPC  Protocol = "grpc"
 )
 
+// IsHTTP reports whether gateways look into the requests of a service that speaks p.
+func (p Protocol) IsHTTP() bool {
+	return p == ProtocolHTTP || p == ProtocolHTTP2 || p == ProtocolGRPC
+}
+
 // ParseProtocol returns s as a Protocol; empty is tcp.
 func ParseProtocol(s string) (Protocol, error) {
 	switch p := Protocol(s); p {

@@ -18,15 +18,16 @@ const (
 	KindExport    Kind = "export"
 	KindIntention Kind = "intention"
 	KindResolver  Kind = "resolver"
+	KindRoute     Kind = "route"
 	KindUpstream  Kind = "upstream"
 )
 
 // Kinds returns every kind in order.
 func Kinds() []Kind {
-	return []Kind{KindService, KindExport, KindIntention, KindResolver, KindUpstream}
+	return []Kind{KindService, KindExport, KindIntention, KindResolver, KindRoute, KindUpstream}
 }
 
-// Spec is the declared part of a resource: *Service, *Export, *Intention, *Resolver or *Upstream.
+// Spec is the declared part of a resource: *Service, *Export, *Intention, *Resolver, *Route or *Upstream.
 type Spec interface {
 	Kind() Kind
 	// Validate returns every rule that the spec breaks under the resource name name, joined; nil when it breaks none.
@@ -44,13 +45,15 @@ func NewSpec(kind Kind) Spec {
 		return &Intention{}
 	case KindResolver:
 		return &Resolver{}
+	case KindRoute:
+		return &Route{}
 	case KindUpstream:
 		return &Upstream{}
 	}
 	return nil
 }
 
-// Key names a resource in its region. For services, exports and resolvers, Name is the service's name.
+// Key names a resource in its region. For services, exports, resolvers and routes, Name is the service's name.
 type Key struct {
 	Kind Kind   `json:"kind"`
 	Name string `json:"name"`

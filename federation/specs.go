@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -52,7 +53,21 @@ type Intention struct {
 	Action      Action    `json:"action"`
 	Require     Assurance `json:"require,omitempty"` // least assurance an allowed caller must have; unset: binding
 	Description string    `json:"description,omitempty"`
+
+	// HTTP limits the intention to requests that pass any of these; none: whatever the caller sends. A service that does not speak
+	// HTTP cannot be looked into: there such an allow allows nothing, and such a deny denies all.
+	HTTP []HTTPMatch `json:"http,omitempty"`
+	Mode Mode        `json:"mode,omitempty"` // default: enforce
 }
+
+// Mode says whether an intention decides.
+type Mode string
+
+// The modes of an intention.
+const (
+	Enforce Mode = "enforce"
+	Shadow  Mode = "shadow" // decides nothing; what it would have decided is counted and logged
+)
 
 // Resolver says how a service's endpoints are chosen. The resource's name is the service's. Zero values mean the defaults
 // of Defaulted.
@@ -63,21 +78,25 @@ type Resolver struct {
 	IdleTimeout    Duration    `json:"idle_timeout,omitempty"`    // a connection without a byte either way for so long is closed; 0 with NoIdleTimeout never
 	NoIdleTimeout  bool        `json:"no_idle_timeout,omitempty"`
 	Outlier        Outlier     `json:"outlier,omitzero"`
+
+	Subsets     map[string]Subset `json:"subsets,omitempty"` // by name; a route's split can ask for one
+	Balance     Balance           `json:"balance,omitempty"`
+	Affinity    *Affinity         `json:"affinity,omitempty"`
+	Limits      Limits            `json:"limits,omitzero"`
+	RateLimits  []RateLimit       `json:"rate_limits,omitempty"` // all of them hold
+	RetryBudget RetryBudget       `json:"retry_budget,omitzero"`
 }
 
-// Outlier is when an instance that keeps failing is left out for a while.
-type Outlier struct {
-	ConsecutiveFailures int      `json:"consecutive_failures,omitempty"`
-	EjectFor            Duration `json:"eject_for,omitempty"`
-	MaxEjectedPercent   int      `json:"max_ejected_percent,omitempty"`
-}
-
-// Upstream is a local listener for local callers.
+// Upstream is a local listener for local callers, or with AllowFrom for callers on other hosts of the region.
 type Upstream struct {
 	Name    string      `json:"-"`       // from the resource
 	Service ServiceRef  `json:"service"` // with "@region": that region only, no failover
 	Listen  string      `json:"listen"`  // "127.0.0.1:9001", "[::1]:9001" or "unix:/run/tradewind/checkout.sock"
 	Caller  ServiceName `json:"caller"`  // whom a connection to the listener counts as
+
+	// AllowFrom are the networks whose hosts may connect, beside this one itself; only with it may Listen be an address that other
+	// hosts can reach. Every host in them counts as Caller. A change is for new connections.
+	AllowFrom []netip.Prefix `json:"allow_from,omitempty"`
 }
 
 // Kind implements Spec.
@@ -186,6 +205,17 @@ func (i *Intention) Validate(name string) error {
 	if i.Action == Deny && i.Require != AssuranceNone {
 		errs = append(errs, errors.New("\"require\" belongs to an allow: a deny holds at every assurance"))
 	}
+	if i.Mode != "" && i.Mode != Enforce && i.Mode != Shadow {
+		errs = append(errs, fmt.Errorf("mode %q is unknown: use enforce or shadow", i.Mode))
+	}
+	if len(i.HTTP) > MaxRules {
+		errs = append(errs, fmt.Errorf("intention has %d http blocks: at most %d are allowed", len(i.HTTP), MaxRules))
+	}
+	for n, p := range i.HTTP {
+		if err := p.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("http block %d: %w", n+1, err))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -207,16 +237,10 @@ func (r *Resolver) Validate(name string) error {
 			errs = append(errs, err)
 		}
 	}
-	if p := r.Outlier.MaxEjectedPercent; p < 0 || p > 100 {
-		errs = append(errs, fmt.Errorf("max_ejected_percent is %d: it must lie between 0 and 100", p))
-	}
-	if r.Outlier.ConsecutiveFailures < 0 {
-		errs = append(errs, errors.New("consecutive_failures is negative"))
-	}
 	if r.NoIdleTimeout && r.IdleTimeout != 0 {
 		errs = append(errs, errors.New("idle_timeout and no_idle_timeout exclude each other"))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, r.Outlier.validate(), r.validateChoice(), r.validateLimits())...)
 }
 
 // Defaulted returns r with every unset field at its default.
@@ -228,9 +252,8 @@ func (r Resolver) Defaulted() Resolver {
 	if !r.NoIdleTimeout {
 		setDefault(&r.IdleTimeout, Duration(time.Hour)) // long enough for database pools, short enough to free the dead
 	}
-	setDefault(&r.Outlier.ConsecutiveFailures, 5)             // Envoy's and Consul's default
-	setDefault(&r.Outlier.EjectFor, Duration(10*time.Second)) // checks take over after that
-	setDefault(&r.Outlier.MaxEjectedPercent, 50)              // never empty a service on suspicion
+	r.Outlier.setDefaults()
+	r.setDefaults()
 	return r
 }
 
@@ -244,10 +267,37 @@ func (u *Upstream) Validate(name string) error {
 	if u.Caller.IsZero() {
 		errs = append(errs, errors.New("upstream names no caller: write the service whose calls it carries"))
 	}
-	if _, _, err := ParseListen(u.Listen); err != nil {
+	if _, _, err := u.Address(); err != nil {
 		errs = append(errs, err)
 	}
+	for _, p := range u.AllowFrom {
+		if !p.IsValid() || p != p.Masked() {
+			errs = append(errs, fmt.Errorf("allow_from %q is no network: write such as \"10.1.0.0/16\"", p))
+		}
+	}
 	return errors.Join(errs...)
+}
+
+// Address returns Listen as net.Listen wants it.
+func (u *Upstream) Address() (network, address string, err error) {
+	_, err = netip.ParseAddrPort(u.Listen)
+	if len(u.AllowFrom) == 0 {
+		network, address, refused := ParseListen(u.Listen)
+		if refused != nil && err == nil {
+			refused = fmt.Errorf("%w; for other hosts list their networks in allow_from", refused)
+		}
+		return network, address, refused
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("listen %q: with allow_from write \"IP:PORT\", or \"0.0.0.0:PORT\" for all addresses", u.Listen)
+	}
+	return "tcp", u.Listen, nil
+}
+
+// Admits reports whether a host may use the listener.
+func (u *Upstream) Admits(host netip.Addr) bool {
+	host = host.Unmap().WithZone("")
+	return host.IsLoopback() || slices.ContainsFunc(u.AllowFrom, func(p netip.Prefix) bool { return p.Contains(host) })
 }
 
 // ParseListen reads the address of a local listener and returns it as net.Listen wants it. Only loopback addresses and unix

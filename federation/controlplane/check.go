@@ -80,6 +80,8 @@ func (p *Plane) warnings(after *resources, change Change) []*federation.Diagnost
 			for _, region := range spec.Failover {
 				c.region(where, "failover", region)
 			}
+		case *federation.Route:
+			c.route(where, spec)
 		case *federation.Upstream:
 			c.upstream(where, spec)
 		}
@@ -110,6 +112,15 @@ func (c *checker) region(where, field, region string) {
 func (c *checker) hasLocal(name federation.ServiceName) bool {
 	_, declared := c.after.services[name]
 	return declared || c.local.Service(name) != nil
+}
+
+// route warns of what a route sends requests to that is not there.
+func (c *checker) route(where string, r *federation.Route) {
+	for _, rule := range r.Rules {
+		for _, s := range rule.Split {
+			c.region(where, "split", string(s.Region))
+		}
+	}
 }
 
 func (c *checker) export(where string, e *federation.Export) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/policy"
 	"github.com/tradewind-mesh/tradewind/federation/store"
 )
 
@@ -122,7 +123,7 @@ func New(ctx context.Context, cfg Config) (*Plane, error) {
 		writing:  make(chan struct{}, 1),
 		watchers: map[chan struct{}]struct{}{},
 		settled:  make(chan struct{}),
-		out:      outbox{peers: map[federation.Region]*sentExport{}},
+		out:      outbox{peers: map[federation.Region]*sentExport{}, memory: policy.Memory{}},
 	}
 	set, err := loadResources(ctx, cfg.Store)
 	if err != nil {

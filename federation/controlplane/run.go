@@ -18,6 +18,7 @@ type outbox struct {
 	settled   bool       // peers may be told
 	peers     map[federation.Region]*sentExport
 	exports   *policy.Exports
+	memory    policy.Memory // of what they show
 }
 
 // sentExport is what one peer was last told.
@@ -88,6 +89,7 @@ func (p *Plane) refresh() {
 		p.out.number++
 		view.Number = p.out.number
 		p.out.exports = policy.NewExports(p.cfg.Region, view.Exports)
+		p.out.exports.Remember(p.out.memory, view.Local)
 		p.out.resources = in.resources
 		p.view.Store(view)
 		if p.cfg.OnView != nil {
@@ -113,6 +115,7 @@ func (p *Plane) build(in inbox, local *federation.Catalog) *federation.View {
 		Exports:     in.resources.exports,
 		Intentions:  in.resources.intentions,
 		Resolvers:   in.resources.resolvers,
+		Routes:      in.resources.routes,
 		Upstreams:   in.resources.upstreams,
 	}
 	for _, peer := range in.peers {
@@ -150,7 +153,7 @@ func (p *Plane) export(view *federation.View, forget map[federation.Region]bool)
 		_, still := view.Peers[region]
 		return !still || forget[region]
 	})
-	showing := p.out.exports.On(view.Local)
+	showing := p.out.exports.On(view.Local, p.out.memory)
 	compared := map[[2]*federation.ExportedService]bool{}
 	for _, region := range slices.SortedFunc(maps.Keys(view.Peers), compareRegions) {
 		now, sent := showing.View(region), p.out.peers[region]
@@ -172,7 +175,7 @@ func (p *Plane) sendHealth(names []federation.ServiceName) {
 	if p.cfg.Exporter == nil || len(names) == 0 {
 		return
 	}
-	showing := p.out.exports.On(p.view.Load().Local)
+	showing := p.out.exports.On(p.view.Load().Local, p.out.memory)
 	regions := slices.SortedFunc(maps.Keys(p.out.peers), compareRegions)
 	for _, name := range names {
 		service, exported := showing.Service(name)

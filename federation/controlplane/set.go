@@ -40,6 +40,7 @@ type resources struct {
 	exports    []federation.Export
 	intentions []federation.Intention
 	resolvers  map[federation.ServiceName]federation.Resolver
+	routes     map[federation.ServiceName]federation.Route
 	upstreams  []federation.Upstream
 }
 
@@ -119,10 +120,15 @@ func cloneSpec(spec federation.Spec) federation.Spec {
 		return &c
 	case *federation.Intention:
 		c := *s
+		c.HTTP = slices.Clone(s.HTTP)
 		return &c
 	case *federation.Resolver:
 		c := *s
 		c.Failover = slices.Clone(s.Failover)
+		return &c
+	case *federation.Route: // its rules are shared down from here, like labels
+		c := *s
+		c.Rules = slices.Clone(s.Rules)
 		return &c
 	case *federation.Upstream:
 		c := *s
@@ -134,7 +140,7 @@ func cloneSpec(spec federation.Spec) federation.Spec {
 // canonical returns key with the one spelling of its name: "default/web" and "web" are the same service.
 func canonical(key federation.Key) federation.Key {
 	switch key.Kind {
-	case federation.KindService, federation.KindExport, federation.KindResolver:
+	case federation.KindService, federation.KindExport, federation.KindResolver, federation.KindRoute:
 		if name, err := federation.ParseServiceName(key.Name); err == nil {
 			key.Name = name.String()
 		}
@@ -196,6 +202,7 @@ func (s *resources) compile() {
 	s.keys = slices.SortedFunc(maps.Keys(s.records), federation.Key.Compare)
 	s.services = map[federation.ServiceName]federation.Service{}
 	s.resolvers = map[federation.ServiceName]federation.Resolver{}
+	s.routes = map[federation.ServiceName]federation.Route{}
 	for _, key := range s.keys {
 		r := s.records[key]
 		if r.damage != nil {
@@ -216,6 +223,8 @@ func (s *resources) compile() {
 			s.intentions = append(s.intentions, *spec)
 		case *federation.Resolver:
 			s.resolvers[spec.Service] = *spec
+		case *federation.Route:
+			s.routes[spec.Service] = *spec
 		case *federation.Upstream:
 			s.upstreams = append(s.upstreams, *spec)
 		}

@@ -27,6 +27,14 @@
 // An allow also requires an assurance of the caller's identity: binding unless it asks for more. A caller that falls short
 // is denied by that intention; a more general one is not asked, because the specific one is what the operator meant.
 //
+// # Requests
+//
+// An intention with http conditions speaks of the requests that pass one of them, and of nothing else: for other requests the next
+// intention in the order above is asked. What is unclear about a request never helps it: an allow wants every value of a field to
+// pass, a deny is content with one. Where nobody looks into the requests, such an allow allows nothing and such a deny denies all.
+//
+// An intention in shadow mode decides nothing. When it would have turned the answer round, the decision says so.
+//
 // An intention that cannot be understood denies every call: it may have been a deny, and leaving it out would open what it
 // closed.
 package policy

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/match"
 )
 
 // Explain gives the answer of Decide, and in Matched every intention that speaks of the service dst, with the reason why it
@@ -12,12 +13,31 @@ import (
 func (p *Intentions) Explain(
 	src spiffeid.ID, assurance federation.Assurance, dstRegion federation.Region, dst federation.ServiceName,
 ) Decision {
-	decision := p.Decide(src, assurance, dstRegion, dst)
+	return p.explain(src, assurance, party{place{region: dstRegion}, dst}, question{})
+}
+
+// ExplainAny is Explain with the answer of DecideAny.
+func (p *Intentions) ExplainAny(
+	src spiffeid.ID, assurance federation.Assurance, dstRegion federation.Region, dst federation.ServiceName,
+) Decision {
+	return p.explain(src, assurance, party{place{region: dstRegion}, dst}, question{any: true})
+}
+
+// ExplainRequest is Explain with the answer of DecideRequest.
+func (p *Intentions) ExplainRequest(
+	src spiffeid.ID, assurance federation.Assurance, dstRegion federation.Region, dst federation.ServiceName, r *match.Request,
+) Decision {
+	return p.explain(src, assurance, party{place{region: dstRegion}, dst}, question{request: r})
+}
+
+func (p *Intentions) explain(src spiffeid.ID, assurance federation.Assurance, to party, what question) Decision {
+	dstRegion, dst := to.region, to.service
+	decision := p.decide(src, assurance, to, what)
 	caller, callee, refusal := p.resolve(src, dstRegion, dst)
 	if refusal != nil {
 		return decision
 	}
-	decided := p.find(caller, callee)
+	decided := p.find(caller, callee, assurance, what)
 	for i := range p.rules {
 		r := &p.rules[i]
 		if !meansName(r.destination, dst) {
@@ -30,6 +50,8 @@ func (p *Intentions) Explain(
 		switch {
 		case m.Decided:
 			m.Reason = decision.Reason
+		case m.Matches && !r.applies(assurance, what):
+			m.Reason = r.silent(what)
 		case m.Matches:
 			m.Reason = outranked(decided, r)
 		case !inDestination:
@@ -42,6 +64,19 @@ func (p *Intentions) Explain(
 		decision.Matched = append(decision.Matched, m)
 	}
 	return decision
+}
+
+// silent says why r, whose patterns match, has no say.
+func (r *rule) silent(what question) string {
+	switch {
+	case r.shadow && r.applies(r.require, question{request: what.request, any: what.any, shadow: true}):
+		return "matches, but is in shadow mode: it decides nothing"
+	case r.shadow, what.request != nil:
+		return "source and destination match, the request does not"
+	case what.any:
+		return "denies certain requests: what it says is known when one comes"
+	}
+	return "allows certain requests, and those of a service that does not speak HTTP cannot be told apart"
 }
 
 // meansName reports whether p means service in one region or another.

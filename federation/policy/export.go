@@ -29,7 +29,7 @@ func Exported(exports []federation.Export, service federation.ServiceName, peer 
 func ExportView(
 	here federation.Region, local *federation.Catalog, exports []federation.Export, peer federation.Region,
 ) federation.ExportView {
-	return NewExports(here, exports).On(local).View(peer)
+	return NewExports(here, exports).On(local, nil).View(peer)
 }
 
 // ExportSlots returns what svc looks like to a peer at this moment, sorted by key: for a summary one slot for each zone, for
@@ -104,16 +104,35 @@ func (e *Exports) Lookup(service federation.ServiceName, peer federation.Region)
 	return export, true
 }
 
+// Memory is which exported services the catalog has had, and what each spoke when it was last there.
+type Memory map[federation.ServiceName]federation.Protocol
+
+// Remember brings m up to date with local. What e does not export any more is forgotten.
+func (e *Exports) Remember(m Memory, local *federation.Catalog) {
+	for name := range m {
+		if _, exported := e.byService[name]; !exported {
+			delete(m, name)
+		}
+	}
+	for name := range e.byService {
+		if service := local.Service(name); service != nil {
+			m[name] = service.Protocol
+		}
+	}
+}
+
 // On binds e to one catalog. The result is for one goroutine and one moment: it computes each service once, however many
-// peers see it, so the views it returns share their slots.
-func (e *Exports) On(local *federation.Catalog) *Showing {
-	return &Showing{exports: e, local: local, services: map[federation.ServiceName]federation.ExportedService{}}
+// peers see it, so the views it returns share their slots. A service that only m knows is shown without slots: a service that
+// is exported and for the moment has no instance is not one that was withdrawn.
+func (e *Exports) On(local *federation.Catalog, m Memory) *Showing {
+	return &Showing{exports: e, local: local, memory: m, services: map[federation.ServiceName]federation.ExportedService{}}
 }
 
 // Showing builds the views of many peers on one catalog.
 type Showing struct {
 	exports  *Exports
 	local    *federation.Catalog
+	memory   Memory
 	services map[federation.ServiceName]federation.ExportedService
 	common   []federation.ExportedService // what a peer sees that no export names
 	hasIt    bool
@@ -148,7 +167,7 @@ func (s *Showing) build(peer federation.Region) []federation.ExportedService {
 	return services
 }
 
-// Service returns the service called name as its export shows it, if it is exported to anyone and the catalog has it.
+// Service returns the service called name as its export shows it, if it is exported to anyone and the catalog has or had it.
 func (s *Showing) Service(name federation.ServiceName) (federation.ExportedService, bool) {
 	if known, found := s.services[name]; found {
 		return known, true
@@ -158,10 +177,14 @@ func (s *Showing) Service(name federation.ServiceName) (federation.ExportedServi
 	}
 	export, found := s.exports.byService[name]
 	local := s.local.Service(name)
-	if !found || local == nil {
+	protocol, known := s.memory[name]
+	if local != nil {
+		protocol, known = local.Protocol, true
+	}
+	if !found || !known {
 		return federation.ExportedService{}, false
 	}
-	service := federation.ExportedService{Name: name, Protocol: local.Protocol, Detail: DetailOf(export)}
+	service := federation.ExportedService{Name: name, Protocol: protocol, Detail: DetailOf(export)}
 	service.Slots = ExportSlots(s.exports.here, local, service.Detail)
 	s.services[name] = service
 	return service, true

@@ -80,7 +80,7 @@ func TestAPeerSeesWhatIsExportedToIt(t *testing.T) {
 		t.Errorf("without exports a peer sees %v", names(view))
 	}
 	var none *Exports
-	if _, ok := none.Lookup(name("web"), gcp); ok || len(none.On(region).View(gcp).Services) != 0 {
+	if _, ok := none.Lookup(name("web"), gcp); ok || len(none.On(region, nil).View(gcp).Services) != 0 {
 		t.Error("nil exports show something")
 	}
 }
@@ -160,7 +160,7 @@ func TestViewsShareButNeverLeak(t *testing.T) {
 			}
 		}
 		region := catalog(present...)
-		showing := NewExports(aws, exports).On(region)
+		showing := NewExports(aws, exports).On(region, nil)
 		for _, peer := range peers {
 			var want []string
 			for _, s := range region.Names() {
@@ -184,11 +184,39 @@ func BenchmarkViewsOf100Peers(b *testing.B) {
 	}
 	region, compiled := catalog(services...), NewExports(aws, exports)
 	for b.Loop() {
-		showing := compiled.On(region)
+		showing := compiled.On(region, nil)
 		for i := range 100 {
 			if n := len(showing.View(federation.Region(fmt.Sprintf("peer-%d", i))).Services); n != len(services) {
 				b.Fatal(n)
 			}
 		}
+	}
+}
+
+// TestAnExportedServiceOutlivesItsInstances: what the catalog has lost is shown as empty, in the protocol that it last spoke, for as
+// long as it is exported, and not a moment longer.
+func TestAnExportedServiceOutlivesItsInstances(t *testing.T) {
+	m := Memory{}
+	show := func(local *federation.Catalog, exports ...federation.Export) []federation.ExportedService {
+		e := NewExports(aws, exports)
+		e.Remember(m, local)
+		return e.On(local, m).View(gcp).Services
+	}
+	web, never := export("web", "", "*"), export("never", "", "*")
+	if got := show(catalog(local("web", []string{"a"}, 0)), web, never); len(got) != 1 || len(got[0].Slots) != 1 {
+		t.Fatalf("while it is there: %+v", got)
+	}
+	want := []federation.ExportedService{{Name: name("web"), Protocol: federation.ProtocolHTTP, Detail: federation.DetailSummary}}
+	if diff := gocmp.Diff(want, show(catalog(), web, never)); diff != "" {
+		t.Errorf("while it is missing (-want +got):\n%s", diff)
+	}
+	if got := show(catalog(), export("web", "", "dc-berlin")); len(got) != 0 {
+		t.Errorf("to a peer that it is no longer exported to: %+v", got)
+	}
+	if got := show(catalog(), never); len(got) != 0 {
+		t.Errorf("when its export is gone: %+v", got)
+	}
+	if got := show(catalog(), web); len(got) != 0 || len(m) != 0 {
+		t.Errorf("when it is exported again, before it was seen: %+v, %v", got, m)
 	}
 }

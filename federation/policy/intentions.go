@@ -7,6 +7,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/match"
 )
 
 // DefaultRule is the name of the rule that denies what no intention allows.
@@ -30,6 +31,7 @@ type Decision struct {
 	Rule    string          `json:"rule"`              // the intention that decided; DefaultRule when none did
 	Code    federation.Code `json:"code,omitempty"`    // why it is denied; empty when it is allowed
 	Reason  string          `json:"reason"`            // one sentence for a log or an operator
+	Shadow  string          `json:"shadow,omitempty"`  // an intention in shadow mode that would have turned the answer round
 	Matched []Match         `json:"matched,omitempty"` // Explain only: each intention that speaks of the destination, in order of precedence
 }
 
@@ -53,8 +55,9 @@ type Intentions struct {
 	known   uint32                       // how many are known: a region is if its number is not higher
 	names   map[federation.ServiceName]uint32
 	spaces  bool // some pattern covers a whole namespace
+	shadows bool // some intention is in shadow mode
 	rules   []rule
-	table   map[selector]map[selector]*rule // destination, then source, to the one rule that decides for both
+	table   map[selector]map[selector][]*rule // destination, then source, to the rules that could decide for both, in order
 	broken  *Decision
 }
 
@@ -63,6 +66,8 @@ type rule struct {
 	federation.Intention
 	source, destination federation.Pattern
 	require             federation.Assurance
+	requests            []*match.Matcher // those it speaks of; none: whatever is sent
+	shadow              bool
 	allow, deny         Decision // deny is also what a caller with too little assurance gets from an allow
 }
 
@@ -85,7 +90,7 @@ func CompileIntentions(
 		domains: make(map[spiffeid.TrustDomain]place, len(domains)),
 		regions: map[federation.Region]uint32{},
 		names:   map[federation.ServiceName]uint32{},
-		table:   map[selector]map[selector]*rule{},
+		table:   map[selector]map[selector][]*rule{},
 		rules:   make([]rule, 0, len(list)),
 	}
 	number(p.regions, here)
@@ -103,14 +108,23 @@ func CompileIntentions(
 	}
 	slices.SortStableFunc(p.rules, precedence)
 	for i := range p.rules {
+		p.shadows = p.shadows || p.rules[i].shadow
 		p.index(&p.rules[i])
 	}
 	return p
 }
 
 func newRule(here federation.Region, i federation.Intention) (rule, error) {
-	r := rule{Intention: i, require: max(i.Require, federation.AssuranceBinding)}
+	r := rule{Intention: i, require: max(i.Require, federation.AssuranceBinding), shadow: i.Mode == federation.Shadow}
 	var err error
+	lean := match.Lean(i.Action == federation.Deny)
+	for _, m := range i.HTTP {
+		c, err := match.Compile(m, lean)
+		if err != nil {
+			return rule{}, err
+		}
+		r.requests = append(r.requests, c)
+	}
 	if r.source, err = federation.ParsePattern(i.Source); err != nil {
 		return rule{}, fmt.Errorf("source: %w", err)
 	}
@@ -164,15 +178,16 @@ func strictness(r rule) int {
 	return int(r.require)
 }
 
-// index enters r unless a rule with the same patterns is there already: rules come in order of precedence.
+// index enters r unless a rule with the same patterns that always decides is there already: rules come in order of precedence.
 func (p *Intentions) index(r *rule) {
 	sources := p.table[p.selectorOf(r.destination)]
 	if sources == nil {
-		sources = map[selector]*rule{}
+		sources = map[selector][]*rule{}
 		p.table[p.selectorOf(r.destination)] = sources
 	}
-	if _, taken := sources[p.selectorOf(r.source)]; !taken {
-		sources[p.selectorOf(r.source)] = r
+	at := p.selectorOf(r.source)
+	if same := sources[at]; !slices.ContainsFunc(same, func(r *rule) bool { return !r.shadow && len(r.requests) == 0 }) {
+		sources[at] = append(same, r)
 	}
 }
 
@@ -199,19 +214,77 @@ func number[K comparable](numbers map[K]uint32, key K) uint32 {
 }
 
 // Decide says whether the workload src, whose identity is as sure as assurance, may call the service dst of dstRegion, which
-// is the name of a region and never "local". An allowed call costs no allocation.
+// is the name of a region and never "local". It is for services whose requests nobody looks into: an allow of certain requests
+// allows none there, and a deny of certain requests denies all. An allowed call costs no allocation.
 func (p *Intentions) Decide(
 	src spiffeid.ID, assurance federation.Assurance, dstRegion federation.Region, dst federation.ServiceName,
 ) Decision {
-	caller, callee, refusal := p.resolve(src, dstRegion, dst)
+	return p.decide(src, assurance, party{place{region: dstRegion}, dst}, question{})
+}
+
+// DecideAny is Decide before any request has come: it says whether there are requests that would be allowed.
+func (p *Intentions) DecideAny(
+	src spiffeid.ID, assurance federation.Assurance, dstRegion federation.Region, dst federation.ServiceName,
+) Decision {
+	return p.decide(src, assurance, party{place{region: dstRegion}, dst}, question{any: true})
+}
+
+// DecideRequest is Decide for one request.
+func (p *Intentions) DecideRequest(
+	src spiffeid.ID, assurance federation.Assurance, dstRegion federation.Region, dst federation.ServiceName, r *match.Request,
+) Decision {
+	return p.decide(src, assurance, party{place{region: dstRegion}, dst}, question{request: r})
+}
+
+// question is what a decision is about.
+type question struct {
+	request *match.Request // nil: a connection
+	any     bool           // of the connection: requests will come, each with a decision of its own
+	shadow  bool           // as if shadow mode were none
+}
+
+// decide answers for to, of which region and service are given.
+func (p *Intentions) decide(src spiffeid.ID, assurance federation.Assurance, to party, what question) Decision {
+	caller, callee, refusal := p.resolve(src, to.region, to.service)
 	if refusal != nil {
 		return *refusal
 	}
-	r := p.find(caller, callee)
+	d := p.answer(p.find(caller, callee, assurance, what), caller, callee, assurance)
+	if p.shadows {
+		what.shadow = true
+		r := p.find(caller, callee, assurance, what)
+		if r != nil && r.shadow && r.decide(assurance).Allowed != d.Allowed {
+			d.Shadow = r.Name
+		}
+	}
+	return d
+}
+
+func (p *Intentions) answer(r *rule, caller, callee party, assurance federation.Assurance) Decision {
 	if r == nil {
 		return *refuse(CodeNoIntention, "no intention of %s allows %s to call %s", p.here, caller, callee)
 	}
 	return r.decide(assurance)
+}
+
+// applies reports whether r, whose patterns match, has a say.
+func (r *rule) applies(assurance federation.Assurance, what question) bool {
+	switch {
+	case r.shadow && !what.shadow:
+		return false
+	case len(r.requests) == 0:
+		return true
+	case what.request != nil:
+		for _, m := range r.requests {
+			if m.Matches(what.request) {
+				return true
+			}
+		}
+		return false
+	case what.any: // a request may come that it allows; none has come that it denies
+		return r.Action == federation.Allow && assurance >= r.require
+	}
+	return r.Action == federation.Deny
 }
 
 // place is a known region and its number.
@@ -235,9 +308,9 @@ func (r *rule) decide(assurance federation.Assurance) Decision {
 	return r.deny
 }
 
-// find returns the rule that decides, or nil. The selectors of each side come in order of specificity and a table entry
-// holds the winner of its ties, so the first hit is the answer.
-func (p *Intentions) find(caller, callee party) *rule {
+// find returns the rule that decides, or nil. The selectors of each side come in order of specificity and the rules of a table
+// entry in order of precedence, so the first that applies is the answer.
+func (p *Intentions) find(caller, callee party, assurance federation.Assurance, what question) *rule {
 	var srcSelectors, dstSelectors [6]selector
 	sources := p.selectors(&srcSelectors, caller)
 	for _, d := range p.selectors(&dstSelectors, callee) {
@@ -246,8 +319,10 @@ func (p *Intentions) find(caller, callee party) *rule {
 			continue
 		}
 		for _, s := range sources {
-			if r := bySource[s]; r != nil {
-				return r
+			for _, r := range bySource[s] {
+				if r.applies(assurance, what) {
+					return r
+				}
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -29,10 +30,12 @@ const (
 	flagRetries                         // URX: gave up after several attempts
 	flagIdle                            // SI: nothing was sent for the idle timeout
 	flagLocal                           // LR: reset here: no longer allowed, or shutting down
+	flagTimeout                         // UT: no response in time
+	flagByRule                          // RL: a rule of the route has answered
 	flagProtocol                        // DPE: the caller did not speak as it must (TLS, server name)
 )
 
-var flagNames = [...]string{"UH", "UF", "UO", "NR", "DC", "UC", "UAEX", "URX", "SI", "LR", "DPE"}
+var flagNames = [...]string{"UH", "UF", "UO", "NR", "DC", "UC", "UAEX", "URX", "SI", "LR", "UT", "RL", "DPE"}
 
 // direction is which half of the data path a connection took here.
 type direction string
@@ -60,9 +63,12 @@ type record struct {
 	flags        flags
 	failoverFrom federation.Region // the region that should have served it
 	retries      int
-	sent         int64  // octets to the caller
-	received     int64  // octets from the caller
-	reason       string // why it ended as it did; empty for the good end
+	sent         int64       // octets to the caller
+	received     int64       // octets from the caller
+	http         *httpRecord // nil: not a request
+	conn         *conn       // of a request
+	quiet        bool        // not for the log: its requests are there
+	reason       string      // why it ended as it did; empty for the good end
 }
 
 // append writes r as one line of JSON. The order of the fields is fixed and every field is always there, so that a line
@@ -93,8 +99,29 @@ func (r *record) append(b []byte) []byte {
 	b = strconv.AppendInt(b, r.sent, 10)
 	b = append(b, `,"bytes_received":`...)
 	b = strconv.AppendInt(b, r.received, 10)
+	b = r.http.append(b)
 	b = appendField(b, "reason", r.reason)
 	return append(b, '}', '\n')
+}
+
+// httpRecord is what the access log says about one request.
+type httpRecord struct {
+	method  string
+	target  string // path and query as forwarded, before a rule's rewrite
+	version string
+	status  int
+}
+
+func (h *httpRecord) append(b []byte) []byte {
+	if h == nil {
+		h = &httpRecord{}
+	}
+	b = appendField(b, "protocol", h.version)
+	b = appendField(b, "method", h.method)
+	path, _, _ := strings.Cut(h.target, "?") // queries carry secrets
+	b = appendField(b, "path", path)
+	b = append(b, `,"status":`...)
+	return strconv.AppendInt(b, int64(h.status), 10)
 }
 
 func (r *record) sourceText() string {

@@ -88,8 +88,15 @@ func (m *Mesh) served() {
 	m.serving.Done()
 }
 
-// serveUpstream serves a connection to the listener of u: whoever reaches it counts as u's caller.
+// serveUpstream serves a connection to the listener of u: whoever reaches it, from where u allows, counts as u's caller.
 func (m *Mesh) serveUpstream(ctx context.Context, c callerConn, u *federation.Upstream) {
+	if a, isTCP := c.RemoteAddr().(*net.TCPAddr); isTCP && !u.Admits(a.AddrPort().Addr()) {
+		abort(c)
+		m.finish(&record{start: time.Now(), direction: outbound, srcRegion: m.cfg.Region, destination: u.Service.Service,
+			dstRegion: u.Service.Region, upstream: u.Name, flags: flagDenied, reason: a.IP.String() + " is not in allow_from of the upstream"})
+		m.served()
+		return
+	}
 	who := caller{bound: u.Caller, assurance: federation.AssuranceBinding, wants: u.Service, upstream: u.Name}
 	m.serveOutbound(ctx, c, who, m.served)
 }

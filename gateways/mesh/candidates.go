@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/match"
 	"github.com/tradewind-mesh/tradewind/federation/policy"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
 )
@@ -70,6 +71,7 @@ type plan struct {
 	snap     *route.Snapshot
 	upstream *route.Upstream
 	who      *caller
+	request  *match.Request // nil: a connection
 
 	at        int     // first candidate of the next rank
 	ready     []step  // of the rank at hand, nearest first
@@ -116,6 +118,13 @@ func (p *plan) passOver(s step, why drop) {
 	}
 }
 
+func (p *plan) authorize(region federation.Region) policy.Decision {
+	if p.request != nil {
+		return p.snap.AuthorizeRequest(p.who.id, p.who.assurance, region, p.upstream.Service, p.request)
+	}
+	return p.snap.Authorize(p.who.id, p.who.assurance, region, p.upstream.Service)
+}
+
 // gather fills ready with what can be tried of the next rank.
 func (p *plan) gather() {
 	p.ready = p.room[:0]
@@ -123,7 +132,7 @@ func (p *plan) gather() {
 	rank, settled := candidates[p.at].Rank, p.preferred != ""
 	for ; p.at < len(candidates) && candidates[p.at].Rank == rank; p.at++ {
 		c := &candidates[p.at]
-		decision := p.snap.Authorize(p.who.id, p.who.assurance, c.Region, p.upstream.Service)
+		decision := p.authorize(c.Region)
 		if !decision.Allowed {
 			if p.refusal.Rule == "" {
 				p.refusal = decision

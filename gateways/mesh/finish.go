@@ -6,6 +6,11 @@ import (
 	"github.com/tradewind-mesh/tradewind/gateways/splice"
 )
 
+// swept is how bytes are carried: watch sweeps, and what is idle waits in the lot.
+func (m *Mesh) swept(idle time.Duration) splice.Options {
+	return splice.Options{Idle: idle, Swept: true, Lot: &m.lot}
+}
+
 // opened counts a connection that has reached an instance.
 func (m *Mesh) opened(rec *record) *series {
 	s := m.metrics.of(seriesKey{rec.direction, rec.source, rec.srcRegion, rec.destination, rec.dstRegion})
@@ -27,7 +32,9 @@ func (m *Mesh) finish(rec *record) {
 	if rec.flags&(flagNoHealthy|flagConnectFailed|flagOverflow|flagNoRoute|flagDenied|flagProtocol) != 0 {
 		m.metrics.refused.WithLabelValues(string(rec.direction), string(rec.flags.append(nil))).Inc()
 	}
-	m.access.write(rec)
+	if !rec.quiet {
+		m.access.write(rec)
+	}
 }
 
 // ended fills in how the bytes stopped; e is why they were stopped from here, if they were. Side A is the caller.

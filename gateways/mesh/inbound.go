@@ -41,7 +41,7 @@ func (m *Mesh) HandleFlow(ctx context.Context, in Incoming) {
 	}
 	in.Keep(a.conn.cut)
 	handles := m.opened(a.rec)
-	a.conn.carry(in, instance, a.idle, func(result splice.Result) {
+	a.conn.carry(in, instance, m.swept(a.idle), func(result splice.Result) {
 		a.lease.Done(fared(result))
 		a.rec.ended(result, a.conn.why())
 		a.rec.received, a.rec.sent = result.AtoB, result.BtoA
@@ -83,6 +83,12 @@ func (m *Mesh) settle(ctx context.Context, a *arrival) callerConn {
 	local, refused := m.permit(snap, rec)
 	if refused != nil {
 		return m.refuse(a, *refused)
+	}
+	if local.Protocol().IsHTTP() {
+		conn.requests = true
+		m.receiveRequests(ctx, a)
+		rec.quiet = rec.flags == 0
+		return nil
 	}
 	resolver := m.resolver(snap, service)
 	instance, lease, err := m.dial(dialing{
@@ -132,6 +138,9 @@ func (m *Mesh) permit(snap *route.Snapshot, rec *record) (route.LocalTarget, *re
 		return route.LocalTarget{}, &refusal{flow.RefusedNotAllowed, flagNoRoute, "the caller is not one that the peer may speak for"}
 	}
 	decision := snap.Authorize(rec.source, rec.assurance, federation.Local, rec.destination)
+	if of, found := snap.Local(rec.destination); found && of.Protocol().IsHTTP() {
+		decision = snap.AuthorizeAny(rec.source, rec.assurance, federation.Local, rec.destination)
+	}
 	rec.intention, rec.decision = decision.Rule, "deny"
 	m.metrics.decided(inbound, decision.Allowed, decision.Rule)
 	local, found := snap.Inbound(rec.destination, rec.peer)

@@ -32,19 +32,21 @@ func TestAccessLogLine(t *testing.T) {
 		source: spiffeid.RequireFromString("spiffe://aws.mesh.internal/ns/shop/svc/web"), assurance: federation.AssuranceMTLS,
 		destination: federation.ServiceName{Namespace: "shop", Name: "checkout"}, srcRegion: "aws", dstRegion: "gcp", peer: "gcp",
 		endpoint: "checkout-1", upstream: "up", decision: "allow", intention: "web-checkout", flags: flagUpstream | flagRetries,
-		failoverFrom: "azure", retries: 2, sent: 10, received: 20, reason: "a \"quote\",\na line\x7f and \xff",
+		failoverFrom: "azure", retries: 2, sent: 10, received: 20,
+		http: &httpRecord{method: "GET", target: "/a?token=secret", version: "HTTP/1.1", status: 502}, reason: "a \"quote\",\na line\x7f and \xff",
 	}
 	const want = `{"start_time":"2026-03-01T11:30:00.007Z","duration_ms":1.5,"direction":"outbound",` +
 		`"source":"spiffe://aws.mesh.internal/ns/shop/svc/web","assurance":"mtls","destination":"shop/checkout","src_region":"aws",` +
 		`"dst_region":"gcp","peer":"gcp","endpoint":"checkout-1","upstream":"up","decision":"allow","intention":"web-checkout",` +
 		`"response_flags":"UC,URX","failover_from":"azure","retries":2,"bytes_sent":10,"bytes_received":20,` +
+		`"protocol":"HTTP/1.1","method":"GET","path":"/a","status":502,` +
 		`"reason":"a \"quote\",\u000aa line\u007f and ` + "\ufffd" + `"}` + "\n"
 	if got := string(r.append(nil)); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	const empty = `{"start_time":"0001-01-01T00:00:00.000Z","duration_ms":0,"direction":"","source":"","assurance":"none","destination":"",` +
 		`"src_region":"","dst_region":"","peer":"","endpoint":"","upstream":"","decision":"","intention":"","response_flags":"",` +
-		`"failover_from":"","retries":0,"bytes_sent":0,"bytes_received":0,"reason":""}` + "\n"
+		`"failover_from":"","retries":0,"bytes_sent":0,"bytes_received":0,"protocol":"","method":"","path":"","status":0,"reason":""}` + "\n"
 	if got := string((&record{}).append(nil)); got != empty {
 		t.Errorf("got\n%s\nwant\n%s", got, empty)
 	}

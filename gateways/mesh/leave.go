@@ -47,7 +47,7 @@ func (m *Mesh) servedElsewhere(snap *route.Snapshot, c *conn, region federation.
 		if healthy, _ := to.Health(); healthy == 0 {
 			continue
 		}
-		if why, _ := m.weigh(c.service, to); why == dropNot && snap.Authorize(c.source, c.assurance, to.Region, c.service).Allowed {
+		if why, _ := m.weigh(c.service, to); why == dropNot && permits(snap, c, to.Region).Allowed {
 			return true
 		}
 	}

@@ -88,14 +88,37 @@ func (ls *listeners) reconcile(wanted []federation.Upstream) []*federation.Diagn
 			delete(ls.bound, address)
 		}
 	}
+	for _, u := range homeless { // what was in the way may have been an address of ours: of all hosts, when u is for one
+		if ls.bound[previous[u.Name]] == nil {
+			ls.retry(u, problems)
+		}
+	}
 	ls.problems = problems
 	return ls.listProblems()
 }
 
-// stay keeps u at the address it had, if that still stands for the same caller and no other upstream took it.
+// retry binds the address of u once more.
+func (ls *listeners) retry(u *federation.Upstream, problems map[string]*federation.Diagnostic) {
+	address := addressKey(u)
+	if ls.bound[address] != nil {
+		return
+	}
+	l, problem := bind(u)
+	if problem != nil {
+		return
+	}
+	delete(problems, u.Name)
+	ls.bound[address] = l
+	if ls.serve != nil {
+		ls.serve(l)
+	}
+}
+
+// stay keeps u at the address it had, if that still stands for the same caller and hosts and no other upstream took it.
 func (ls *listeners) stay(u *federation.Upstream, address string, keep map[string]bool) {
 	l := ls.bound[address]
-	if l == nil || keep[address] || l.upstream.Load().Caller != u.Caller || l.upstream.Load().Name != u.Name {
+	if l == nil || keep[address] || l.upstream.Load().Caller != u.Caller || l.upstream.Load().Name != u.Name ||
+		!slices.Equal(l.upstream.Load().AllowFrom, u.AllowFrom) || portOf(address) == portOf(u.Listen) {
 		return
 	}
 	l.upstream.Store(u)
@@ -219,6 +242,9 @@ func addressKey(u *federation.Upstream) string {
 	return u.Listen
 }
 
+// portOf is the port of an address as written in an upstream; a unix socket is its own.
+func portOf(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
+
 func twice(u, first *federation.Upstream) *federation.Diagnostic {
 	return &federation.Diagnostic{
 		Code: federation.CodeUpstreamTwice,
@@ -230,7 +256,7 @@ func twice(u, first *federation.Upstream) *federation.Diagnostic {
 
 // bind opens the address of u.
 func bind(u *federation.Upstream) (*listener, *federation.Diagnostic) {
-	network, address, err := federation.ParseListen(u.Listen)
+	network, address, err := u.Address()
 	var l net.Listener
 	if err == nil {
 		l, err = listen(network, address)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,38 @@ func local(t *testing.T) *region {
 
 func upstreamAt(name, listen string) federation.Upstream {
 	return federation.Upstream{Name: name, Service: federation.ServiceRef{Service: shop}, Listen: listen, Caller: web}
+}
+
+// TestUpstreamForOtherHosts: a listener for other hosts serves those of its networks and this one.
+func TestUpstreamForOtherHosts(t *testing.T) {
+	noLeaks(t)
+	aws := local(t)
+	u := upstreamAt("a", strings.Replace(free(t), "127.0.0.1", "0.0.0.0", 1))
+	u.AllowFrom = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	aws.view.Upstreams = []federation.Upstream{u}
+	if problems := aws.publish(); len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	mustCall(t, strings.Replace(u.Listen, "0.0.0.0", "127.0.0.1", 1), "", "aws\n")
+	for host, want := range map[string]bool{"127.0.0.1": true, "::ffff:192.0.2.9": true, "192.0.3.1": false, "2001:db8::1": false} {
+		if u.Admits(netip.MustParseAddr(host)) != want {
+			t.Errorf("%s is admitted: %v", host, !want)
+		}
+	}
+
+	u.Listen, u.AllowFrom = strings.Replace(u.Listen, "0.0.0.0", "127.0.0.1", 1), nil // for this host only, at the same port
+	aws.view.Upstreams = []federation.Upstream{u}
+	if problems := aws.publish(); len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	mustCall(t, u.Listen, "", "aws\n")
+	if c, err := net.Dial("tcp", strings.Replace(u.Listen, "127.0.0.1", "127.0.0.2", 1)); err == nil {
+		c.Close()
+		t.Error("it still listens on all addresses")
+	}
+	if u.Admits(netip.MustParseAddr("192.0.2.9")) {
+		t.Error("a host is admitted where none is allowed")
+	}
 }
 
 func TestListenersFollowTheSnapshot(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/match"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
 	"github.com/tradewind-mesh/tradewind/gateways/splice"
@@ -47,10 +48,13 @@ type conn struct {
 	service   federation.ServiceName
 	peer      federation.Region // inbound: whose gateway brought it
 	pinned    bool              // outbound: to the one region that the caller has named
+	requests  bool              // requests come on it, each of them a conn of its own
+	request   *match.Request    // it is one of them
 
 	mu     sync.Mutex
 	region federation.Region // where it goes; outbound, while several may still be tried, the one being tried; empty: here
 	flow   resetter          // the tunnel's side, while there is one
+	drain  func()            // ends a connection of requests between two of them
 	stop   func()            // ends what the connection is waiting for at the moment: an answer, a dial
 	pair   *splice.Pair      // its bytes, once it has been connected
 	over   bool              // stop has been called for, and so will be every later one
@@ -110,7 +114,7 @@ func (c *conn) waits(stop func()) {
 	c.stop = stop
 	over := c.over
 	c.mu.Unlock()
-	if over {
+	if over && stop != nil {
 		stop()
 	}
 }
@@ -128,6 +132,23 @@ func (c *conn) why() *ending {
 	return c.ended
 }
 
+// drains says how the connection is ended between two requests.
+func (c *conn) drains(drain func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drain = drain
+}
+
+// drainNow ends a connection of requests as soon as none is under way.
+func (c *conn) drainNow() {
+	c.mu.Lock()
+	drain := c.drain
+	c.mu.Unlock()
+	if drain != nil {
+		drain()
+	}
+}
+
 // heads says where the connection is about to go.
 func (c *conn) heads(region federation.Region) {
 	c.mu.Lock()
@@ -143,8 +164,8 @@ func (c *conn) rides(f resetter) {
 }
 
 // carry begins to carry the bytes between the caller's side a and b, until both have ended or the connection is cut; then it calls over.
-func (c *conn) carry(a, b splice.Conn, idle time.Duration, over func(splice.Result)) {
-	p := splice.New(a, b, splice.Options{Idle: idle, Swept: true})
+func (c *conn) carry(a, b splice.Conn, o splice.Options, over func(splice.Result)) {
+	p := splice.New(a, b, o)
 	c.mu.Lock()
 	c.pair, c.stop = p, nil
 	cut, cause := c.over, c.cause
@@ -292,7 +313,10 @@ func (m *Mesh) verdict(snap *route.Snapshot, c *conn) string {
 			return "region " + string(region) + " is no longer a peer"
 		}
 	}
-	if d := snap.Authorize(c.source, c.assurance, region, c.service); !d.Allowed {
+	if c.requests && c.direction == outbound { // each of them is judged, and may go somewhere else
+		return ""
+	}
+	if d := permits(snap, c, region); !d.Allowed {
 		return "no longer allowed: " + d.Reason
 	}
 	return ""

@@ -86,6 +86,7 @@ type Mesh struct {
 	listeners listeners
 	pools     sync.Map // federation.ServiceName -> *poolEntry
 	failovers failovers
+	http      httpState
 	inbound   sync.Map // federation.Region -> *atomic.Int64, flows open for a peer
 
 	draining atomic.Bool
@@ -93,6 +94,7 @@ type Mesh struct {
 	judge    chan struct{} // capacity 1
 	paths    chan struct{} // capacity 1: a way to a peer has gone up or down
 	serving  sync.WaitGroup
+	lot      splice.Lot
 }
 
 // New returns a Mesh that serves nothing yet.
@@ -123,6 +125,11 @@ func (m *Mesh) Run(ctx context.Context) error {
 	logs, stopLogs := context.WithCancel(context.WithoutCancel(ctx)) // the log outlives the connections it tells of
 	var logging sync.WaitGroup
 	logging.Go(func() { m.access.run(logs) })
+	logging.Go(func() {
+		if err := m.lot.Run(logs); err != nil {
+			m.log.Warn("idle connections take more memory than they need", "err", err)
+		}
+	})
 
 	m.listeners.start(func(l *listener) {
 		m.serving.Go(func() { m.accept(ctx, l) })
@@ -132,6 +139,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	m.listeners.stop()
 	m.live.each(func(c *conn) { c.end(stopping) })
 	m.serving.Wait()
+	m.http.pool.Close()
 	stopLogs()
 	logging.Wait()
 	return nil
@@ -161,6 +169,7 @@ func (m *Mesh) watch(ctx context.Context) {
 			}
 		case <-sweep.C:
 			m.live.each((*conn).sweep)
+			m.http.pool.Sweep(time.Now())
 			m.live.expired(time.Now(), func(c *conn) {
 				c.end(ending{flow.ResetRevoked, "the caller's certificate has expired"})
 			})
@@ -233,6 +242,7 @@ func (m *Mesh) Open() int { return int(m.live.open.Load()) }
 func (m *Mesh) Drain(ctx context.Context) error {
 	m.draining.Store(true)
 	m.listeners.stop()
+	m.live.each((*conn).drainNow)
 	for m.live.open.Load() > 0 {
 		select {
 		case <-m.live.idle: // may be old news: look again

@@ -54,6 +54,12 @@ func (m *Mesh) serveOutbound(ctx context.Context, c callerConn, who caller, done
 		end()
 		return
 	}
+	if upstream.Protocol.IsHTTP() {
+		m.serveRequests(ctx, c, &who, conn)
+		rec.quiet = true // its requests are in the log
+		end()
+		return
+	}
 	a := &attempt{
 		plan: plan{mesh: m, snap: snap, upstream: upstream, who: &who}, head: head{conn: c}, conn: conn, rec: rec,
 		deadline: rec.start.Add(connectRounds * upstream.Resolver.ConnectTimeout.D()),
@@ -70,7 +76,7 @@ func (m *Mesh) serveOutbound(ctx context.Context, c callerConn, who caller, done
 		conn.end(ending{flow.ResetRevoked, why})
 	}
 	handles := m.opened(rec)
-	conn.carry(c, to.conn, upstream.Resolver.IdleTimeout.D(), func(result splice.Result) {
+	conn.carry(c, to.conn, m.swept(upstream.Resolver.IdleTimeout.D()), func(result splice.Result) {
 		if to.flow == nil {
 			to.lease.Done(fared(result))
 		} else {

@@ -34,6 +34,7 @@ func Compile(view *federation.View) (*Snapshot, error) {
 		exports:     policy.NewExports(view.Region, view.Exports),
 		fallback:    federation.Resolver{}.Defaulted(),
 		resolvers:   make(map[federation.ServiceName]federation.Resolver, len(view.Resolvers)),
+		routes:      make(map[federation.ServiceName]*routes, len(view.Routes)),
 		listeners:   slices.Clone(view.Upstreams),
 	}
 	slices.SortFunc(s.listeners, func(a, b federation.Upstream) int { return strings.Compare(a.Name, b.Name) })
@@ -59,6 +60,13 @@ func Compile(view *federation.View) (*Snapshot, error) {
 	s.intentions = policy.CompileIntentions(view.Region, domains, view.Intentions)
 	for name, resolver := range view.Resolvers {
 		s.resolvers[name] = resolver.Defaulted()
+	}
+	for name, r := range view.Routes {
+		c, err := compileRoute(r)
+		if err != nil {
+			return nil, fmt.Errorf("compile view %d: %w", view.Number, err)
+		}
+		s.routes[name] = c
 	}
 	s.compileUpstreams()
 	return s, nil

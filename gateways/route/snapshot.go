@@ -20,6 +20,7 @@ type Snapshot struct {
 	exports     *policy.Exports
 	resolvers   map[federation.ServiceName]federation.Resolver // defaults filled in
 	fallback    federation.Resolver                            // of a service that has none
+	routes      map[federation.ServiceName]*routes
 	upstreams   map[federation.ServiceName]*Upstream
 	listeners   []federation.Upstream
 }

@@ -1,6 +1,7 @@
 package splice
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -23,6 +24,55 @@ func (s sleeper) Doze() {
 	var r rawReader
 	if r.open(s.tcp) {
 		r.await()
+	}
+}
+
+// parker is a sleeper that is told by the test that something comes.
+type parker struct {
+	sleeper
+	wakes chan func()
+}
+
+func (p parker) Park(wake func()) bool {
+	p.wakes <- wake
+	return true
+}
+
+func (p parker) Abort() {
+	_ = p.tcp.Close()
+	select {
+	case wake := <-p.wakes:
+		go wake()
+	default:
+	}
+}
+
+func TestParkedConnIsWokenByItself(t *testing.T) {
+	a, client := tcpPair(t)
+	s, server := newSleeper(t)
+	b := parker{s, make(chan func(), 1)}
+	p, over := New(a, b, Options{Swept: true}), make(chan Result, 1)
+	p.Start(func(r Result) { over <- r })
+	for i := range byte(3) {
+		p.dozeNow(t)
+		wake := <-b.wakes
+		go wake() // nothing has come: it parks again
+		for limit := time.Now().Add(10 * time.Second); len(b.wakes) == 0; runtime.Gosched() {
+			if p.dozeNow(t); time.Now().After(limit) {
+				t.Fatal("it has not parked again")
+			}
+		}
+		_, _ = server.Write([]byte{i})
+		go (<-b.wakes)()
+		got := make([]byte, 1)
+		if _, err := io.ReadFull(client, got); err != nil || got[0] != i {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	p.dozeNow(t)
+	p.Cancel(errors.New("over"))
+	if r := <-over; r.Cause != Cancelled || r.BtoA != 3 {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -71,7 +121,7 @@ func TestIdlePairDozesAndWakes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, client := tcpPair(t)
 			b, server := make1()
-			p, over := New(a, b, Options{Idle: time.Hour, Swept: true}), make(chan Result, 1)
+			p, over := New(a, b, Options{Idle: time.Hour, Swept: true, Lot: newLot(t)}), make(chan Result, 1)
 			p.Start(func(r Result) { over <- r })
 			for i := range byte(4) {
 				echoOnce(t, client, server, i)
@@ -110,6 +160,105 @@ func TestDozingPairCanBeCancelled(t *testing.T) {
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("an end got %v", err)
 		}
+	}
+}
+
+// newLot returns a Lot that runs until the test has ended.
+func newLot(t *testing.T) *Lot {
+	t.Helper()
+	l := &Lot{}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	for limit := time.Now().Add(10 * time.Second); runtime.GOOS == "linux" && !l.isReady(); runtime.Gosched() {
+		if time.Now().After(limit) {
+			t.Fatal("the lot does not run")
+		}
+	}
+	return l
+}
+
+func (l *Lot) isReady() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ready
+}
+
+func (l *Lot) parked() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.spots)
+}
+
+func TestParkedPairs(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("nothing parks here")
+	}
+	revoked := errors.New("revoked")
+	for name, end := range map[string]func(p *Pair, stop func(), client, server *net.TCPConn) Result{
+		"cancelled": func(p *Pair, _ func(), client, server *net.TCPConn) Result {
+			p.Cancel(revoked)
+			for _, c := range []*net.TCPConn{client, server} {
+				if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("an end got %v", err)
+				}
+			}
+			return Result{Cause: Cancelled, Err: revoked}
+		},
+		"the caller leaves": func(_ *Pair, _ func(), client, server *net.TCPConn) Result {
+			_, _ = client.Close(), server.Close()
+			return Result{Cause: Closed}
+		},
+		"the caller resets": func(_ *Pair, _ func(), client, _ *net.TCPConn) Result {
+			_, _ = client.SetLinger(0), client.Close()
+			return Result{Side: A, Cause: Reset}
+		},
+		"the lot ends first": func(_ *Pair, stop func(), client, server *net.TCPConn) Result {
+			stop()
+			echoOnce(t, client, server, 'x')
+			_, _ = client.Close(), server.Close()
+			return Result{AtoB: 1, Cause: Closed}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, stop := context.WithCancel(t.Context())
+			l, ended := &Lot{}, make(chan error, 1)
+			go func() { ended <- l.Run(ctx) }()
+			for !l.isReady() {
+				runtime.Gosched()
+			}
+			a, client := tcpPair(t)
+			b, server := newSleeper(t)
+			p, over := New(a, b, Options{Swept: true, Lot: l}), make(chan Result, 1)
+			p.Start(func(r Result) { over <- r })
+			p.dozeNow(t)
+			for limit := time.Now().Add(10 * time.Second); l.parked() != 1; runtime.Gosched() {
+				if time.Now().After(limit) {
+					t.Fatalf("%d parked", l.parked())
+				}
+			}
+			want := end(p, func() {
+				stop()
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+			}, client, server)
+			got := <-over
+			if got.Cause != want.Cause || got.AtoB != want.AtoB || want.Side != Neither && got.Side != want.Side ||
+				want.Err != nil && !errors.Is(got.Err, want.Err) {
+				t.Errorf("%+v", got)
+			}
+			if l.parked() != 0 {
+				t.Errorf("%d are left", l.parked())
+			}
+			stop()
+		})
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 
 // Conn is one of the two connections. Close must be safe beside a blocked Read or Write and end it. What a conn can do beyond
 // that is used where it is there: a *net.TCPConn or *net.UnixConn is read without holding a buffer while it is idle, and a pair
-// of TCP connections is spliced inside the kernel; see Awaiter, Dozer, HeadroomWriter and Aborter for the others.
+// of TCP connections is spliced inside the kernel; see Awaiter, Dozer, Parker, HeadroomWriter and Aborter for the others.
 type Conn interface {
 	io.Reader
 	io.Writer
@@ -38,6 +38,13 @@ type Awaiter interface {
 type Dozer interface {
 	// Doze blocks until there may be something to read, or the read deadline has passed, and consumes nothing.
 	Doze()
+}
+
+// Parker is a Conn that can wait for something to read without a goroutine.
+type Parker interface {
+	// Park has wake called once, in a goroutine of its own, when there may be something to read, an end or an error, and when the
+	// Conn is closed or aborted; until then nothing reads it. It returns false when it cannot.
+	Park(wake func()) bool
 }
 
 // HeadroomWriter is a Conn that frames what it is given and builds its header in place, so that one write carries both.
@@ -97,6 +104,7 @@ type Result struct {
 type Options struct {
 	Idle  time.Duration // no byte either way for so long ends it; 0: never
 	Swept bool          // somebody calls Sweep every SweepEvery: it then holds no timer, and next to no stack while it is idle
+	Lot   *Lot          // what is Swept waits there while it is idle; nil: by itself
 }
 
 const (
@@ -129,6 +137,7 @@ type Pair struct {
 	running  atomic.Int32 // directions
 	ends     atomic.Int32 // of them, ended in order
 	swept    bool
+	lot      *Lot
 	aToB     direction
 	bToA     direction
 
@@ -140,7 +149,7 @@ type Pair struct {
 
 // New returns a Pair that does nothing before Start.
 func New(a, b Conn, o Options) *Pair {
-	p := &Pair{a: a, b: b, idle: o.Idle, swept: o.Swept}
+	p := &Pair{a: a, b: b, idle: o.Idle, swept: o.Swept, lot: o.Lot}
 	p.running.Store(2)
 	p.progress.Store(now())
 	return p
@@ -194,13 +203,14 @@ func (p *Pair) Sweep() {
 type direction struct {
 	n     int64
 	phase atomic.Uint32
+	spot  uint64    // where it was parked last
 	raw   rawReader // a socket is waited for by its descriptor
 }
 
 // The phases of a direction.
 const (
 	busy   uint32 = iota // bytes have passed, or are about to
-	dozing               // it waits on a fresh stack, and nothing has come since
+	dozing               // it waits on a fresh stack, or parked without one, and nothing has come since
 	done
 )
 
@@ -216,18 +226,30 @@ type deadliner interface {
 	SetReadDeadline(t time.Time) error
 }
 
-// past is a deadline that makes a blocked read return at once.
-var past = time.Unix(1, 0)
+// past is a deadline that makes a blocked read return at once, never is none.
+var past, never = time.Unix(1, 0), time.Time{}
 
-// roused reports whether err says that a direction was roused; it then goes on in a goroutine of its own.
+// roused reports whether err says that a direction was roused; it then is parked, or goes on in a goroutine of its own.
 func (p *Pair) roused(d *direction, src Conn, err error) bool {
 	c, ok := src.(deadliner)
-	if !ok || !errors.Is(err, os.ErrDeadlineExceeded) || c.SetReadDeadline(time.Time{}) != nil {
+	if !ok || !errors.Is(err, os.ErrDeadlineExceeded) || c.SetReadDeadline(never) != nil {
 		return false
 	}
 	d.phase.Store(dozing)
+	if p.lot.park(p, d) {
+		return true
+	}
+	if c, ok := src.(Parker); ok && c.Park(func() { p.resume(d) }) {
+		return true
+	}
 	go p.doze(d)
 	return true
+}
+
+// resume goes on with a direction that was parked. It parks again should nothing have come.
+func (p *Pair) resume(d *direction) {
+	d.phase.Store(busy)
+	p.copy(d)
 }
 
 // doze waits where that can be done within the 2 KiB that a goroutine begins with: a stack that has grown does not shrink to less
@@ -318,6 +340,12 @@ func (p *Pair) end(side Side, cause Cause, err error) {
 	p.mu.Unlock()
 	abort(p.a)
 	abort(p.b)
+	// A closed socket wakes nobody. What is not parked by now cannot be: its socket is closed.
+	for _, d := range [...]*direction{&p.aToB, &p.bToA} {
+		if p.lot.leave(d) {
+			go p.copy(d)
+		}
+	}
 }
 
 // checkIdle runs when the idle limit may have passed, and again when it can next have.

@@ -28,13 +28,26 @@ func FormatHCL(resources []federation.Resource) []byte {
 			if spec.Require != federation.AssuranceNone {
 				w.text("require", spec.Require.String())
 			}
+			w.text("mode", string(spec.Mode))
 			w.text("description", spec.Description)
+			for _, m := range spec.HTTP {
+				w.match("http", m)
+			}
 		case *federation.Resolver:
 			w.resolver(spec)
+		case *federation.Route:
+			for _, r := range spec.Rules {
+				w.block("rule", r.Name).rule(r)
+			}
 		case *federation.Upstream:
 			w.text("service", spec.Service.String())
 			w.text("listen", spec.Listen)
 			w.text("caller", spec.Caller.String())
+			var from []string
+			for _, p := range spec.AllowFrom {
+				from = append(from, p.String())
+			}
+			w.list("allow_from", from)
 		}
 	}
 	return hclwrite.Format(f.Bytes())
@@ -98,20 +111,5 @@ func (w writer) service(s *federation.Service) {
 		b.duration("ttl", c.TTL)
 		b.number("healthy_after", int64(c.HealthyAfter))
 		b.number("unhealthy_after", int64(c.UnhealthyAfter))
-	}
-}
-
-func (w writer) resolver(r *federation.Resolver) {
-	w.list("failover", r.Failover)
-	w.duration("connect_timeout", r.ConnectTimeout)
-	w.duration("idle_timeout", r.IdleTimeout)
-	if r.NoIdleTimeout {
-		w.body.SetAttributeValue("no_idle_timeout", cty.True)
-	}
-	if o := r.Outlier; o != (federation.Outlier{}) {
-		b := writer{w.body.AppendNewBlock("outlier", nil).Body()}
-		b.number("consecutive_failures", int64(o.ConsecutiveFailures))
-		b.duration("eject_for", o.EjectFor)
-		b.number("max_ejected_percent", int64(o.MaxEjectedPercent))
 	}
 }

@@ -29,6 +29,7 @@ type resourceFile struct {
 	Exports    []exportBlock    `hcl:"export,block"`
 	Intentions []intentionBlock `hcl:"intention,block"`
 	Resolvers  []resolverBlock  `hcl:"resolver,block"`
+	Routes     []routeBlock     `hcl:"route,block"`
 	Upstreams  []upstreamBlock  `hcl:"upstream,block"`
 }
 
@@ -71,29 +72,15 @@ type exportBlock struct {
 }
 
 type intentionBlock struct {
-	Name        string    `hcl:"name,label"`
-	At          hcl.Range `hcl:",def_range"`
-	Source      string    `hcl:"source"`
-	Destination string    `hcl:"destination"`
-	Action      string    `hcl:"action"`
-	Require     string    `hcl:"require,optional"`
-	Description string    `hcl:"description,optional"`
-}
-
-type resolverBlock struct {
-	Name           string        `hcl:"name,label"`
-	At             hcl.Range     `hcl:",def_range"`
-	Failover       []string      `hcl:"failover,optional"`
-	ConnectTimeout string        `hcl:"connect_timeout,optional"`
-	IdleTimeout    string        `hcl:"idle_timeout,optional"`
-	NoIdleTimeout  bool          `hcl:"no_idle_timeout,optional"`
-	Outlier        *outlierBlock `hcl:"outlier,block"`
-}
-
-type outlierBlock struct {
-	ConsecutiveFailures int    `hcl:"consecutive_failures,optional"`
-	EjectFor            string `hcl:"eject_for,optional"`
-	MaxEjectedPercent   int    `hcl:"max_ejected_percent,optional"`
+	Name        string       `hcl:"name,label"`
+	At          hcl.Range    `hcl:",def_range"`
+	Source      string       `hcl:"source"`
+	Destination string       `hcl:"destination"`
+	Action      string       `hcl:"action"`
+	Require     string       `hcl:"require,optional"`
+	Description string       `hcl:"description,optional"`
+	HTTP        []matchBlock `hcl:"http,block"`
+	Mode        string       `hcl:"mode,optional"`
 }
 
 type upstreamBlock struct {
@@ -102,6 +89,8 @@ type upstreamBlock struct {
 	Service string    `hcl:"service"`
 	Listen  string    `hcl:"listen"`
 	Caller  string    `hcl:"caller"`
+
+	AllowFrom []string `hcl:"allow_from,optional"`
 }
 
 // ErrNoFiles is why a directory cannot be read that has no resource file. It is not taken to declare nothing: pruning by an
@@ -235,6 +224,9 @@ func (r *reader) convert(raw resourceFile) {
 	for _, b := range raw.Resolvers {
 		c.resolver(b)
 	}
+	for _, b := range raw.Routes {
+		c.route(b)
+	}
 	for _, b := range raw.Upstreams {
 		c.upstream(b)
 	}
@@ -295,26 +287,21 @@ func (c converter) service(b serviceBlock) {
 }
 
 func (c converter) intention(b intentionBlock) {
-	spec := &federation.Intention{Source: b.Source, Destination: b.Destination, Action: federation.Action(b.Action), Description: b.Description}
+	spec := &federation.Intention{Source: b.Source, Destination: b.Destination, Action: federation.Action(b.Action), Description: b.Description,
+		HTTP: matches(b.HTTP), Mode: federation.Mode(b.Mode)}
 	c.text("require", b.Require, &spec.Require, b.At)
 	c.put(federation.KindIntention, b.Name, b.At, spec)
-}
-
-func (c converter) resolver(b resolverBlock) {
-	spec := &federation.Resolver{Failover: b.Failover, NoIdleTimeout: b.NoIdleTimeout}
-	c.text("connect_timeout", b.ConnectTimeout, &spec.ConnectTimeout, b.At)
-	c.text("idle_timeout", b.IdleTimeout, &spec.IdleTimeout, b.At)
-	if o := b.Outlier; o != nil {
-		spec.Outlier = federation.Outlier{ConsecutiveFailures: o.ConsecutiveFailures, MaxEjectedPercent: o.MaxEjectedPercent}
-		c.text("eject_for", o.EjectFor, &spec.Outlier.EjectFor, b.At)
-	}
-	c.put(federation.KindResolver, b.Name, b.At, spec)
 }
 
 func (c converter) upstream(b upstreamBlock) {
 	spec := &federation.Upstream{Listen: b.Listen}
 	c.text("service", b.Service, &spec.Service, b.At)
 	c.text("caller", b.Caller, &spec.Caller, b.At)
+	for _, from := range b.AllowFrom {
+		var p netip.Prefix
+		c.text("allow_from", from, &p, b.At)
+		spec.AllowFrom = append(spec.AllowFrom, p)
+	}
 	c.put(federation.KindUpstream, b.Name, b.At, spec)
 }
 

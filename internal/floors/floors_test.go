@@ -18,7 +18,8 @@ const module = "github.com/tradewind-mesh/tradewind/"
 // wing may know (see mayKnow); nothing sideways, nothing up.
 var house = map[string]int{
 	"federation":                 0, // the nouns and their rules of value
-	"federation/policy":          1, // intentions and exports as pure decisions
+	"federation/match":           1, // requests held against the conditions of routes and intentions
+	"federation/policy":          2, // intentions and exports as pure decisions
 	"federation/exchange":        1, // catalog exchange: pure machine and codec
 	"federation/trust":           2, // region CA, SVIDs, bundles, tls.Config builders
 	"federation/trust/trusttest": 3, // authorities and forged certificates for tests
@@ -31,6 +32,9 @@ var house = map[string]int{
 
 	"gateways/splice":  0, // bytes both ways
 	"gateways/flow":    0, // the flow protocol: pure machine and codec
+	"gateways/l7":      1, // HTTP on connections that others have made
+	"gateways/http1":   0, // HTTP/1.1 messages, read strictly and written anew
+	"gateways/limit":   1, // rates, retries and requests at once are bounded
 	"gateways/route":   2, // Compile(View) to an immutable Snapshot
 	"gateways/tunnel":  2, // sessions with peers; the only importer of quic-go's transport
 	"gateways/balance": 3, // picks an endpoint; the mutable load state
@@ -100,8 +104,10 @@ var yardstick = map[string]bool{
 // pure lists rooms that may not import these packages of the standard library: they are machines without socket or clock.
 var pure = map[string][]string{
 	"federation":          {"net", "net/http", "os", "context"},
+	"federation/match":    {"net", "net/http", "os", "context", "time", "sync"},
 	"federation/policy":   {"net", "net/http", "os", "context", "time", "sync"},
 	"federation/exchange": {"net", "net/http", "os", "context", "sync"},
+	"gateways/limit":      {"net", "net/http", "os"},
 	"gateways/flow":       {"net", "net/http", "os", "context", "sync", "time"},
 }
 

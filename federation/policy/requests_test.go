@@ -1,0 +1,287 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/match"
+)
+
+func with(i federation.Intention, mode federation.Mode, requests ...federation.HTTPMatch) federation.Intention {
+	i.Mode, i.HTTP = mode, requests
+	return i
+}
+
+func TestRequestsAreJudged(t *testing.T) {
+	read := federation.HTTPMatch{Methods: []string{"GET"}, PathPrefix: "/public"}
+	admin := federation.HTTPMatch{PathPrefix: "/public/admin"}
+	p := CompileIntentions(aws, domains(), []federation.Intention{
+		with(allow("read", "web", "checkout"), "", read),
+		with(deny("no-admin", "web", "checkout"), "", admin),
+		with(allow("all", "batch", "checkout"), ""),
+		with(deny("trial", "batch", "checkout"), federation.Shadow, admin),
+		with(deny("never", "web", "cart"), "", admin),
+		allow("cart", "*", "cart"),
+	})
+	for _, test := range []struct {
+		caller, callee, method, path string
+		allowed                      bool
+		rule, shadow                 string
+	}{
+		{"web", "checkout", "GET", "/public/x", true, "read", ""},
+		{"web", "checkout", "PUT", "/public/x", false, DefaultRule, ""},
+		{"web", "checkout", "GET", "/public/admin", false, "no-admin", ""},
+		{"web", "checkout", "GET", "/other", false, DefaultRule, ""},
+		{"batch", "checkout", "GET", "/public/admin", true, "all", "trial"},
+		{"batch", "checkout", "GET", "/public", true, "all", ""},
+		{"web", "cart", "GET", "/public/admin", false, "never", ""},
+		{"web", "cart", "GET", "/x", true, "cart", ""}, // the more general one is asked for what the specific one does not mean
+	} {
+		r := &match.Request{Method: test.method, Path: test.path}
+		for _, d := range []Decision{
+			p.DecideRequest(workload(aws, test.caller), federation.AssuranceMTLS, aws, name(test.callee), r),
+			p.ExplainRequest(workload(aws, test.caller), federation.AssuranceMTLS, aws, name(test.callee), r),
+		} {
+			if d.Allowed != test.allowed || d.Rule != test.rule || d.Shadow != test.shadow {
+				t.Errorf("%s %s %s %s: %+v", test.caller, test.callee, test.method, test.path, d)
+			}
+		}
+	}
+}
+
+// TestConnectionsOfRequests: before a request has come, and where none can be seen.
+func TestConnectionsOfRequests(t *testing.T) {
+	some := federation.HTTPMatch{Path: "/x"}
+	p := CompileIntentions(aws, domains(), []federation.Intention{
+		with(allow("a", "web", "checkout"), "", some),
+		with(deny("d", "web", "cart"), "", some), allow("cart", "web", "cart"),
+		with(allow("shadow", "web", "batch"), federation.Shadow),
+	})
+	for _, test := range []struct {
+		callee    string
+		bytes     bool
+		requests  bool
+		bytesRule string
+	}{
+		{"checkout", false, true, DefaultRule},
+		{"cart", false, true, "d"},
+		{"batch", false, false, DefaultRule},
+	} {
+		id := workload(aws, "web")
+		d, any := p.Decide(id, federation.AssuranceMTLS, aws, name(test.callee)), p.DecideAny(id, federation.AssuranceMTLS, aws, name(test.callee))
+		if d.Allowed != test.bytes || d.Rule != test.bytesRule || any.Allowed != test.requests {
+			t.Errorf("%s: %+v, before requests %+v", test.callee, d, any)
+		}
+		if test.callee == "batch" && d.Shadow != "shadow" {
+			t.Errorf("batch: the shadow is %q", d.Shadow)
+		}
+		for _, e := range []Decision{
+			p.Explain(id, federation.AssuranceMTLS, aws, name(test.callee)), p.ExplainAny(id, federation.AssuranceMTLS, aws, name(test.callee)),
+		} {
+			if len(e.Matched) == 0 || e.Matched[0].Reason == "" {
+				t.Errorf("%s: nothing is explained: %+v", test.callee, e)
+			}
+		}
+	}
+}
+
+// naive holds r against m as its documentation words it, with the library's parsers and without any preparation.
+func naive(m federation.HTTPMatch, r *match.Request, wide bool) bool {
+	if len(m.Methods) > 0 && !slices.Contains(m.Methods, r.Method) {
+		return false
+	}
+	if m.Path != "" && r.Path != m.Path {
+		return false
+	}
+	if p := strings.TrimSuffix(m.PathPrefix, "/"); m.PathPrefix != "" && r.Path != p && !strings.HasPrefix(r.Path, p+"/") {
+		return false
+	}
+	judge := func(f federation.FieldMatch, values []string) bool {
+		pass := func(v string) bool {
+			return len(f.Exact) > 0 && slices.Contains(f.Exact, v) || len(f.Exact) == 0 && strings.HasPrefix(v, f.Prefix)
+		}
+		switch {
+		case f.Absent:
+			return len(values) == 0
+		case wide:
+			return slices.ContainsFunc(values, pass)
+		}
+		return len(values) > 0 && !slices.ContainsFunc(values, func(v string) bool { return !pass(v) })
+	}
+	for _, h := range m.Headers {
+		values := r.Header[h.Name]
+		if wide {
+			for _, v := range values {
+				values = append(values, strings.Split(v, ", ")...)
+			}
+		}
+		if !judge(h, values) {
+			return false
+		}
+	}
+	for _, q := range m.Query {
+		values, err := url.ParseQuery(r.Query)
+		if err != nil && !wide || err == nil && !judge(q, values[q.Name]) {
+			return false
+		}
+	}
+	return true
+}
+
+var (
+	someMatch = rapid.Custom(func(t *rapid.T) federation.HTTPMatch {
+		var m federation.HTTPMatch
+		path := rapid.SampledFrom([]string{"", "/", "/a", "/a/b", "/a/"}).Draw(t, "path")
+		if rapid.Bool().Draw(t, "prefix") {
+			m.PathPrefix = path
+		} else {
+			m.Path = path
+		}
+		if rapid.Bool().Draw(t, "method") {
+			m.Methods = []string{"GET", "HEAD"}
+		}
+		field := rapid.SampledFrom([]federation.FieldMatch{{}, {}, {Name: "X-Role"}, {Name: "X-Role", Exact: []string{"admin", "user"}},
+			{Name: "X-Role", Prefix: "a"}, {Name: "X-Role", Absent: true}})
+		if f := field.Draw(t, "header"); f.Name != "" {
+			m.Headers = append(m.Headers, f)
+		}
+		if f := field.Draw(t, "query"); f.Name != "" {
+			f.Name = "v"
+			m.Query = append(m.Query, f)
+		}
+		return m
+	})
+	someRequest = rapid.Custom(func(t *rapid.T) *match.Request {
+		return &match.Request{Method: rapid.SampledFrom([]string{"GET", "PUT"}).Draw(t, "method"),
+			Path:   rapid.SampledFrom([]string{"/", "/a", "/a/", "/a/b", "/ab", "/a/b/c"}).Draw(t, "path"),
+			Query:  rapid.SampledFrom([]string{"", "v=admin", "v=user&v=x", "w=1&v=%61dmin", "v=%zz", "v=a+b", "v"}).Draw(t, "query"),
+			Header: map[string][]string{"X-Role": rapid.SampledFrom([][]string{nil, {"admin"}, {"user", "admin"}, {"user, x"}, {""}}).Draw(t, "role")}}
+	})
+)
+
+// TestRequestsAgreeWithOracle asks a million questions about random policies and compares the answers with those of a reader who goes
+// through the intentions one by one.
+func TestRequestsAgreeWithOracle(t *testing.T) {
+	known := domains()
+	intention := rapid.Custom(func(t *rapid.T) federation.Intention {
+		i := federation.Intention{Name: fmt.Sprintf("i%d", rapid.IntRange(0, 99).Draw(t, "name")),
+			Source: rapid.SampledFrom([]string{"*", "web", "web@*", "*@*"}).Draw(t, "source"), Destination: rapid.SampledFrom([]string{"*",
+				"cart", "*@*"}).Draw(t, "destination"),
+			Action: rapid.SampledFrom([]federation.Action{federation.Allow, federation.Deny}).Draw(t, "action"),
+			HTTP:   rapid.SliceOfN(someMatch, 0, 2).Draw(t, "http")}
+		if i.Action == federation.Allow {
+			i.Require = rapid.SampledFrom([]federation.Assurance{0, federation.AssuranceMTLS}).Draw(t, "require")
+		}
+		if rapid.IntRange(0, 4).Draw(t, "mode") == 0 {
+			i.Mode = federation.Shadow
+		}
+		return i
+	})
+	questions := 0
+	rapid.Check(t, func(t *rapid.T) {
+		list := rapid.SliceOfN(intention, 0, 15).Draw(t, "intentions")
+		slices.SortFunc(list, func(a, b federation.Intention) int { return cmp.Compare(a.Name, b.Name) })
+		list = slices.CompactFunc(list, func(a, b federation.Intention) bool { return a.Name == b.Name })
+		requests := rapid.SliceOfN(someRequest, 350, 350).Draw(t, "requests")
+		p := CompileIntentions(aws, known, list)
+		for _, from := range []federation.Region{aws, gcp} {
+			for _, s := range []string{"web", "batch"} {
+				for _, to := range []federation.Region{aws, dc} {
+					for _, d := range []string{"cart", "web"} {
+						rules := inOrder(list, from, name(s), to, name(d))
+						for _, a := range []federation.Assurance{federation.AssuranceBinding, federation.AssuranceMTLS} {
+							for _, r := range requests {
+								questions++
+								allowed, rule := firstOf(rules, a, r, false)
+								wouldBe, shadow := firstOf(rules, a, r, true)
+								if wouldBe == allowed {
+									shadow = ""
+								}
+								got := p.DecideRequest(workload(from, s), a, to, name(d), r)
+								if got.Allowed != allowed || got.Rule != rule || got.Shadow != shadow {
+									t.Fatalf("%s@%s (%s) calls %s@%s with %+v: got %+v, want allowed %v by %q, shadow %q", s, from, a, d, to, r, got,
+										allowed, rule, shadow)
+								}
+							}
+						}
+					}
+				}
+			}
+		}
+	})
+	if t.Logf("%d questions", questions); questions < 1_000_000 {
+		t.Errorf("only %d questions were asked", questions)
+	}
+}
+
+// inOrder returns the intentions of list that mean the call, what comes first in precedence first.
+func inOrder(list []federation.Intention, from federation.Region, s federation.ServiceName, to federation.Region, d federation.ServiceName,
+) []federation.Intention {
+	var out []federation.Intention
+	rank := func(i federation.Intention) (n int) {
+		source, _ := federation.ParsePattern(i.Source)
+		destination, _ := federation.ParsePattern(i.Destination)
+		return destination.Specificity()*100 + source.Specificity()
+	}
+	for _, i := range list {
+		source, _ := federation.ParsePattern(i.Source)
+		destination, _ := federation.ParsePattern(i.Destination)
+		if source.Matches(aws, from, s) && destination.Matches(aws, to, d) {
+			out = append(out, i)
+		}
+	}
+	slices.SortFunc(out, func(a, b federation.Intention) int {
+		denies := map[federation.Action]int{federation.Deny: 0, federation.Allow: 1}
+		return cmp.Or(rank(b)-rank(a), denies[a.Action]-denies[b.Action], int(max(b.Require, 1))-int(max(a.Require, 1)), cmp.Compare(a.Name, b.Name))
+	})
+	return out
+}
+
+// firstOf returns what the first of rules says that applies to r, and its name.
+func firstOf(rules []federation.Intention, a federation.Assurance, r *match.Request, shadow bool) (bool, string) {
+	for _, i := range rules {
+		if i.Mode == federation.Shadow && !shadow {
+			continue
+		}
+		if len(i.HTTP) > 0 && !slices.ContainsFunc(i.HTTP, func(m federation.HTTPMatch) bool { return naive(m, r, i.Action == federation.Deny) }) {
+			continue
+		}
+		allowed := i.Action == federation.Allow && a >= max(i.Require, federation.AssuranceBinding)
+		return allowed, i.Name
+	}
+	return false, DefaultRule
+}
+
+func TestJudgingRequestsAllocatesNothing(t *testing.T) {
+	p, r := CompileIntentions(aws, domains(), judged()), &match.Request{Method: "GET", Path: "/public/x"}
+	id, callee := workload(aws, "web"), name("checkout")
+	if n := testing.AllocsPerRun(100, func() {
+		if !p.DecideRequest(id, federation.AssuranceMTLS, aws, callee, r).Allowed {
+			t.Fatal("denied")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func judged() []federation.Intention {
+	return append(thousand(), with(allow("read", "web", "checkout"), "", federation.HTTPMatch{Methods: []string{"GET"}, PathPrefix: "/public"}))
+}
+
+func BenchmarkDecideRequest(b *testing.B) {
+	p, r := CompileIntentions(aws, domains(), judged()), &match.Request{Method: "GET", Path: "/public/x"}
+	id, callee := workload(aws, "web"), name("checkout")
+	b.ReportAllocs()
+	for b.Loop() {
+		if !p.DecideRequest(id, federation.AssuranceMTLS, aws, callee, r).Allowed {
+			b.Fatal("denied")
+		}
+	}
+}

@@ -1,0 +1,185 @@
+package l7
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"sync"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/gateways/http1"
+	"github.com/tradewind-mesh/tradewind/gateways/splice"
+)
+
+const (
+	// maxIdle is how many idle connections of one kind are kept: as many as a caller's burst opened, in most cases.
+	maxIdle = 128
+
+	// idleFor is how long an idle connection is kept: below the 60 to 75 s after which nginx, Apache and most others close.
+	idleFor = 50 * time.Second
+)
+
+// Pool holds the connections that can carry another request, by a key that says where they lead and for whom. The zero value is ready for
+// use. It starts nothing: somebody must call Sweep.
+type Pool struct {
+	mu     sync.Mutex
+	idle   map[any][]*Client // of HTTP/1, the one used last at the end
+	shared map[any][]*Client // of HTTP/2
+	closed bool
+}
+
+// transport makes clients of HTTP/2 of connections that are there already.
+var transport = &http.Transport{
+	DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return ctx.Value(connKey{}).(net.Conn), nil },
+	Protocols:          onlyTwo(),
+	DisableCompression: true, MaxResponseHeaderBytes: maxHead,
+	HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 10 * time.Second}, // a dead instance is noticed before callers give up
+}
+
+type connKey struct{}
+
+// Get returns a connection for key that can carry a request, or nil.
+func (p *Pool) Get(key any) *Client {
+	for {
+		k := p.take(key)
+		if k == nil || k.two != nil {
+			return k
+		}
+		// The other side may have closed it; nothing it sends unasked can be good.
+		if c, ok := k.conn.(splice.Conn); ok {
+			var b [1]byte
+			if n, err := splice.ReadNow(c, b[:]); n > 0 || err != nil {
+				k.drop()
+				continue
+			}
+		}
+		k.used++
+		return k
+	}
+}
+
+func (p *Pool) take(key any) *Client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range p.shared[key] {
+		if k.two.Reserve() == nil {
+			k.rested = time.Now()
+			return k
+		}
+	}
+	list := p.idle[key]
+	if len(list) == 0 {
+		return nil
+	}
+	k := list[len(list)-1]
+	list[len(list)-1] = nil
+	p.idle[key] = list[:len(list)-1]
+	return k
+}
+
+// Add returns a client on c, a new connection for key, for one request at once. One of HTTP/2 is shared from then on.
+func (p *Pool) Add(key any, c Conn, two bool) (*Client, error) {
+	k := &Client{pool: p, key: key, conn: c, used: 1}
+	if !two {
+		k.reader = http1.NewReader(c, http1.Rules{})
+		return k, nil
+	}
+	var err error
+	if k.two, err = transport.NewClientConn(context.WithValue(context.Background(), connKey{}, netConn{c}), "http", "mesh:80"); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	_ = k.two.Reserve() // a new one has room
+	k.rested = time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shared == nil {
+		p.shared = map[any][]*Client{}
+	}
+	p.shared[key] = append(p.shared[key], k)
+	return k, nil
+}
+
+// put takes back a connection of HTTP/1; false when it is not wanted.
+func (p *Pool) put(k *Client) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.idle[k.key]) >= maxIdle {
+		return false
+	}
+	if p.idle == nil {
+		p.idle = map[any][]*Client{}
+	}
+	k.rested = time.Now()
+	p.idle[k.key] = append(p.idle[k.key], k)
+	return true
+}
+
+// Sweep closes what has been idle for too long by now, and forgets what is closed. It is to be called every few seconds.
+func (p *Pool) Sweep(now time.Time) {
+	for _, k := range p.old(now) {
+		k.Close()
+	}
+}
+
+func (p *Pool) old(now time.Time) (out []*Client) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, list := range p.idle {
+		n := 0 // the oldest come first
+		for n < len(list) && now.Sub(list[n].rested) > idleFor {
+			n++
+		}
+		out = append(out, list[:n]...)
+		if list = append([]*Client(nil), list[n:]...); len(list) == 0 {
+			delete(p.idle, key)
+		} else if n > 0 {
+			p.idle[key] = list
+		}
+	}
+	for key, list := range p.shared {
+		kept := list[:0]
+		for _, k := range list {
+			if k.two.InFlight() == 0 && (k.two.Err() != nil || now.Sub(k.rested) > idleFor) {
+				out = append(out, k)
+			} else {
+				kept = append(kept, k)
+			}
+		}
+		clear(list[len(kept):])
+		if p.shared[key] = kept; len(kept) == 0 {
+			delete(p.shared, key)
+		}
+	}
+	return out
+}
+
+// Close closes every connection, those in use too if they are shared, and takes none back from then on.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	p.closed = true
+	idle, shared := p.idle, p.shared
+	p.idle, p.shared = nil, nil
+	p.mu.Unlock()
+	for _, lists := range []map[any][]*Client{idle, shared} {
+		for _, list := range lists {
+			for _, k := range list {
+				k.Close()
+			}
+		}
+	}
+}
+
+// withInterim has the HTTP/2 library hand 1xx responses to f.
+func withInterim(ctx context.Context, f func(*http.Response) error) context.Context {
+	if f == nil {
+		return ctx
+	}
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+			return f(&http.Response{StatusCode: code, Header: http.Header(header)})
+		},
+	})
+}

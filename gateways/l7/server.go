@@ -1,0 +1,359 @@
+package l7
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/gateways/http1"
+)
+
+// preface is what an HTTP/2 connection begins with (RFC 9113 3.4).
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// Server is how connections of callers are served.
+type Server struct {
+	Handle func(*Exchange) // answers one request; of HTTP/2 many at a time
+
+	// Refused is told of a request that was not handed over: the caller has been answered. Nil: nobody.
+	Refused func(*http1.Error)
+
+	Idle  time.Duration // a connection without a byte for so long is closed; 0: never
+	Rules http1.Rules
+}
+
+// Session is one connection of a caller.
+type Session struct {
+	server *Server
+	conn   *clocked
+
+	mu       sync.Mutex
+	waiting  bool // for the next request
+	draining bool
+	closed   bool
+	taken    bool // by an upgrade: the handler ends the connection
+	two      *http.Server
+}
+
+// NewSession returns a session on c that does nothing yet.
+func (s *Server) NewSession(c Conn) *Session {
+	return &Session{server: s, conn: &clocked{Conn: c, idle: s.Idle}}
+}
+
+// Drain ends the session once the request at hand is answered, at once when there is none. It returns at once.
+func (s *Session) Drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
+	if s.waiting {
+		_ = s.conn.SetReadDeadline(past)
+	}
+	if s.two != nil {
+		at, stop := context.WithCancel(context.Background())
+		stop()
+		_ = s.two.Shutdown(at) // tells the caller, and waits for nobody
+	}
+}
+
+// Close ends the session at once.
+func (s *Session) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	_ = s.conn.Close()
+}
+
+// Run serves the connection until it ends, and closes it. The context is that of the requests of HTTP/2; ending it ends nothing else.
+func (s *Session) Run(ctx context.Context) {
+	defer func() {
+		if !s.taken {
+			_ = s.conn.Close()
+		}
+	}()
+	first := make([]byte, len(preface))
+	s.conn.expect(headTimeout)
+	if !s.next() {
+		return
+	}
+	n, two, err := sniff(s.conn, first)
+	s.got()
+	if err != nil {
+		return
+	}
+	c := &withPrefix{s.conn, first[:n]}
+	if two {
+		s.serve2(ctx, c)
+		return
+	}
+	s.serve1(c)
+}
+
+// sniff reads as much of a connection as is needed to know whether it begins with the preface.
+func sniff(c io.Reader, into []byte) (n int, two bool, err error) {
+	for n < len(preface) {
+		k, err := c.Read(into[n:])
+		n += k
+		if string(into[:n]) != preface[:n] {
+			return n, false, nil
+		}
+		if err != nil {
+			return n, false, err
+		}
+	}
+	return n, true, nil
+}
+
+// next says that the session waits for a request; false: it must not.
+func (s *Session) next() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining || s.closed {
+		return false
+	}
+	s.waiting = true
+	return true
+}
+
+// got says that a request has come, or that none will.
+func (s *Session) got() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = false
+}
+
+func (s *Session) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+// serve1 serves HTTP/1.
+func (s *Session) serve1(c *withPrefix) {
+	side := &side1{session: s, conn: c, reader: http1.NewReader(c, s.server.Rules)}
+	defer side.reader.Release()
+	for first := true; ; first = false {
+		if !first {
+			s.conn.await()
+		}
+		if !s.next() {
+			return
+		}
+		r, err := side.reader.ReadRequest()
+		s.got()
+		if err != nil {
+			side.refuse(err)
+			return
+		}
+		s.conn.goOn()
+		if !side.exchange(r) {
+			return
+		}
+		side.reader.Release()
+	}
+}
+
+// side1 is a caller that speaks HTTP/1.
+type side1 struct {
+	session *Session
+	conn    *withPrefix
+	reader  *http1.Reader
+	request *http.Request
+	body    *body
+	head    []byte
+	last    bool // the response said that no other follows
+}
+
+// exchange has one request answered and reports whether another one may follow.
+func (d *side1) exchange(r *http.Request) bool {
+	x := &Exchange{Request: r, side: d}
+	if x.Upgrade = http1.UpgradeProtocol(r.Header); x.Upgrade != "" && (r.ContentLength != 0 || r.Method != http.MethodGet) {
+		x.Upgrade = "" // RFC 9110 allows more; what instances then take for the first octets of the new protocol differs
+	}
+	if err := clean(r.Header, x.Upgrade != ""); err != nil {
+		d.refuse(err)
+		return false
+	}
+	StripReserved(r.Header)
+	d.request, d.body, d.last = r, nil, r.Close
+	r.Close = false // that concerned this connection only
+	if r.ContentLength != 0 {
+		d.body = &body{src: r.Body, conn: d.conn, trailer: r.Trailer}
+		r.Body = d.body
+	}
+	d.session.server.Handle(x)
+	if d.session.taken {
+		return false
+	}
+	intact := d.body == nil || d.body.end()
+	if x.refused || !x.begun || !intact || d.last {
+		if x.begun && !x.refused { // the response is whole: let it arrive before the connection is closed on what is unread
+			d.linger(intact)
+		}
+		return false
+	}
+	if d.body != nil && !d.body.done {
+		_ = d.session.conn.SetReadDeadline(time.Now().Add(drainTimeout))
+		if d.reader.Drain() != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// linger reads what the caller still sends, for closing a connection with unread octets resets it, and the response is lost with it.
+func (d *side1) linger(intact bool) {
+	if !intact || d.body == nil || d.body.done {
+		return
+	}
+	_ = d.session.conn.SetReadDeadline(time.Now().Add(drainTimeout))
+	_ = d.reader.Drain()
+}
+
+// refuse answers a request that was not understood.
+func (d *side1) refuse(err error) {
+	var bad *http1.Error
+	if !errors.As(err, &bad) {
+		return // the caller has left
+	}
+	if d.session.server.Refused != nil {
+		d.session.server.Refused(bad)
+	}
+	r := Text(bad.Status, "bad request: "+bad.Reason)
+	r.Close = true
+	d.request = nil
+	_, _ = d.respond(r)
+}
+
+func (d *side1) interim(r *http.Response) error {
+	if d.request != nil && !d.request.ProtoAtLeast(1, 1) {
+		return nil
+	}
+	r.Request = d.request
+	head, err := http1.AppendResponse(d.head[:0], r)
+	if err != nil {
+		return err
+	}
+	d.head = head
+	if _, err := d.conn.Write(head); err != nil {
+		return &CallerError{err}
+	}
+	return nil
+}
+
+func (d *side1) respond(r *http.Response) (int64, error) {
+	r.Request = d.request
+	if r.Body != nil {
+		defer r.Body.Close()
+	}
+	// A body that was not read to the end may never come: the connection is then closed, and the caller is told.
+	if d.session.isDraining() || d.body != nil && http1.ExpectsContinue(d.request) && !d.begunBody() {
+		r.Close = true
+	}
+	head, err := http1.AppendResponse(d.head[:0], r)
+	if err != nil {
+		return 0, err
+	}
+	d.head = head
+	framing := http1.ResponseFraming(r)
+	d.last = d.last || r.Close || framing == http1.UntilClose
+	w := http1.NewBodyWriter(d.conn, head, framing)
+	var n int64
+	if r.Body != nil && framing != 0 {
+		n, err = w.Copy(r.Body, r.Trailer)
+	} else {
+		err = w.Close(nil)
+	}
+	var failed *http1.WriteError
+	if errors.As(err, &failed) {
+		err = &CallerError{failed.Err}
+	}
+	return n, err
+}
+
+func (d *side1) begunBody() bool {
+	if !d.body.mu.TryLock() {
+		return true
+	}
+	defer d.body.mu.Unlock()
+	return d.body.begun
+}
+
+func (d *side1) upgrade(r *http.Response) (Conn, error) {
+	r.Request = d.request
+	head, err := http1.AppendResponse(d.head[:0], r)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := d.conn.Write(head); err != nil {
+		return nil, &CallerError{err}
+	}
+	d.session.taken = true
+	d.session.conn.stop()
+	return &withPrefix{d.session.conn.Conn, append(d.reader.Rest(), d.conn.prefix...)}, nil
+}
+
+// clocked is a connection that is cut off when nothing moves.
+type clocked struct {
+	Conn
+	idle time.Duration
+	mode clockMode
+}
+
+type clockMode uint8
+
+const (
+	running clockMode = iota // a message is under way: each read and write has the idle timeout
+	resting                  // the next request is awaited: the idle timeout until its first octet, then headTimeout
+	fixed                    // the deadline that is set stays
+	free                     // none
+)
+
+// expect gives the next message so long.
+func (c *clocked) expect(d time.Duration) {
+	c.mode = fixed
+	_ = c.SetReadDeadline(time.Now().Add(d))
+}
+
+// await waits for a message to begin.
+func (c *clocked) await() {
+	c.mode = resting
+	_ = c.SetReadDeadline(c.deadline())
+}
+
+// goOn lets a message go on.
+func (c *clocked) goOn() { c.mode = running }
+
+// stop takes the clock away.
+func (c *clocked) stop() {
+	c.mode = free
+	_ = c.SetReadDeadline(time.Time{})
+	_ = c.SetWriteDeadline(time.Time{})
+}
+
+func (c *clocked) deadline() time.Time {
+	if c.idle == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(c.idle)
+}
+
+func (c *clocked) Read(p []byte) (int, error) {
+	if c.mode == running {
+		_ = c.SetReadDeadline(c.deadline())
+	}
+	n, err := c.Conn.Read(p)
+	if c.mode == resting && n > 0 {
+		c.expect(headTimeout)
+	}
+	return n, err
+}
+
+func (c *clocked) Write(p []byte) (int, error) {
+	if c.idle != 0 {
+		_ = c.SetWriteDeadline(c.deadline())
+	}
+	return c.Conn.Write(p)
+}

@@ -1,0 +1,162 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/match"
+	"github.com/tradewind-mesh/tradewind/federation/policy"
+	"github.com/tradewind-mesh/tradewind/gateways/balance"
+	"github.com/tradewind-mesh/tradewind/gateways/http1"
+	"github.com/tradewind-mesh/tradewind/gateways/l7"
+	"github.com/tradewind-mesh/tradewind/gateways/route"
+	"github.com/tradewind-mesh/tradewind/gateways/splice"
+)
+
+// Header fields that gateways write. What comes under these names from a caller or an instance is removed.
+const (
+	// headerCaller tells an instance who calls, by SPIFFE ID. An instance may believe it when only the gateway can reach it.
+	headerCaller = "X-Tradewind-Caller"
+
+	// headerOutcome tells the caller's gateway, in a response that this one has made itself, what the status does not say.
+	headerOutcome = "X-Tradewind-Outcome"
+)
+
+// The outcomes a gateway tells another one.
+const (
+	outcomeUnavailable = "unavailable" // no instance could be given the request: it may be sent elsewhere
+	outcomeDenied      = "denied"      // unknown, not exported or not allowed
+)
+
+// httpState is what the data path keeps for requests.
+type httpState struct {
+	pool l7.Pool
+}
+
+// instanceKey and peerKey say where a pooled connection leads. One to an instance is shared by all callers; one to a peer's gateway
+// belongs to a caller, whose identity it was opened with.
+type instanceKey struct {
+	endpoint balance.Endpoint
+	two      bool
+}
+
+type peerKey struct {
+	source    spiffeid.ID
+	assurance federation.Assurance
+	service   federation.ServiceName
+	region    federation.Region
+	two       bool
+}
+
+// speaksTwo reports whether instances of a service with protocol p are spoken to in HTTP/2.
+func speaksTwo(p federation.Protocol) bool {
+	return p == federation.ProtocolHTTP2 || p == federation.ProtocolGRPC
+}
+
+// asked is r as rules see it, once its target is canonical.
+func asked(r *http.Request) *match.Request {
+	path, query, _ := strings.Cut(r.RequestURI, "?")
+	return &match.Request{Method: r.Method, Host: match.Host(r.Host), Path: path, Query: query, Header: r.Header}
+}
+
+// session serves the requests of one connection c, which conn stands for, until it ends.
+func (m *Mesh) session(ctx context.Context, conn *conn, c l7.Conn, handle func(*l7.Exchange)) {
+	server := &l7.Server{Handle: handle, Idle: httpIdle, Refused: func(e *http1.Error) {
+		m.finish(&record{start: time.Now(), direction: conn.direction, source: conn.source, assurance: conn.assurance, srcRegion: m.cfg.Region,
+			destination: conn.service, flags: flagProtocol, reason: e.Error(), http: &httpRecord{status: e.Status}})
+	}}
+	s := server.NewSession(c)
+	conn.waits(s.Close)
+	conn.drains(s.Drain)
+	if m.draining.Load() {
+		s.Drain()
+	}
+	s.Run(ctx)
+}
+
+// httpIdle is how long a connection may be silent between requests, and within a message. Above the minute after which most clients
+// close by themselves, below the five of most firewalls.
+const httpIdle = 4 * time.Minute
+
+// conveyed is what became of a request.
+type conveyed struct {
+	res   *http.Response
+	done  func(answered bool) // gives back what the request held; called once
+	final bool
+}
+
+// finishHTTP sends res to the caller and closes the books on the request.
+func (m *Mesh) finishHTTP(x *l7.Exchange, rec *record, c conveyed) {
+	res := c.res
+	rec.http.status = res.StatusCode
+	if to, ok := l7.Upgraded(res); ok {
+		m.switched(x, rec, res, to)
+		c.done(true)
+		return
+	}
+	n, err := x.Respond(res)
+	rec.sent = n
+	switch err.(type) { //nolint:errorlint // Respond wraps nothing
+	case nil:
+	case *l7.CallerError:
+		rec.flags, rec.reason = flagDownstream, err.Error()
+	default:
+		rec.flags, rec.reason = flagUpstream, err.Error()
+	}
+	c.done(rec.flags&flagUpstream == 0)
+}
+
+// switched carries the bytes of a connection that has left HTTP, until it ends.
+func (m *Mesh) switched(x *l7.Exchange, rec *record, res *http.Response, to l7.Conn) {
+	from, err := x.Switch(res)
+	if err != nil {
+		_ = to.Close()
+		rec.flags, rec.reason = flagDownstream, err.Error()
+		return
+	}
+	ended := make(chan splice.Result, 1)
+	rec.conn.carry(halves{from}, halves{to}, m.swept(time.Hour), func(r splice.Result) { ended <- r })
+	result := <-ended
+	rec.ended(result, rec.conn.why())
+	rec.received, rec.sent = result.AtoB, result.BtoA
+}
+
+// halves is a connection as splice wants it.
+type halves struct{ l7.Conn }
+
+// CloseWrite implements splice.Conn.
+func (h halves) CloseWrite() error {
+	if c, ok := h.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return h.Close()
+}
+
+// refusedHTTP answers a request that goes nowhere.
+func (m *Mesh) refusedHTTP(x *l7.Exchange, rec *record, f flags, res *http.Response, reason string) {
+	rec.flags |= f
+	rec.reason, rec.http.status = reason, res.StatusCode
+	_, _ = x.Respond(res)
+}
+
+// deniedHTTP answers a local caller with the reason, which is its own region's to tell.
+func deniedHTTP(d policy.Decision) *http.Response {
+	return l7.Text(http.StatusForbidden, fmt.Sprintf("%s %s", d.Code, d.Reason))
+}
+
+// permits reports by the latest snapshot whether a request may go on.
+func permits(snap *route.Snapshot, c *conn, region federation.Region) policy.Decision {
+	switch {
+	case c.request != nil:
+		return snap.AuthorizeRequest(c.source, c.assurance, region, c.service, c.request)
+	case c.requests:
+		return snap.AuthorizeAny(c.source, c.assurance, region, c.service)
+	}
+	return snap.Authorize(c.source, c.assurance, region, c.service)
+}

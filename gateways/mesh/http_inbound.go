@@ -1,0 +1,89 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/gateways/l7"
+	"github.com/tradewind-mesh/tradewind/gateways/route"
+)
+
+// receiveRequests serves a flow of a peer for a service that speaks HTTP.
+func (m *Mesh) receiveRequests(ctx context.Context, a *arrival) {
+	in, conn := a.in, a.conn
+	timed, ok := in.(l7.Conn)
+	if !ok || in.Accept() != nil {
+		in.Abort()
+		a.rec.flags, a.rec.reason = flagDownstream, "the flow has ended"
+		return
+	}
+	m.session(ctx, conn, timed, func(x *l7.Exchange) { m.requestIn(x, conn) })
+}
+
+// requestIn answers one request of a peer's caller, by an instance of this region. What the peer has decided counts for nothing here.
+func (m *Mesh) requestIn(x *l7.Exchange, of *conn) {
+	snap := m.cfg.Table.Load()
+	r := x.Request
+	rec := &record{start: time.Now(), direction: inbound, source: of.source, assurance: of.assurance, srcRegion: of.peer, peer: of.peer,
+		dstRegion: m.cfg.Region, destination: of.service, http: &httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto}}
+	conn := &conn{direction: inbound, source: of.source, assurance: of.assurance, service: of.service, peer: of.peer, request: asked(r)}
+	rec.conn = conn
+	m.live.begin()
+	m.live.add(conn)
+	defer func() {
+		m.live.remove(conn)
+		m.finish(rec)
+		m.live.done()
+	}()
+	decision := snap.AuthorizeRequest(conn.source, conn.assurance, federation.Local, conn.service, conn.request)
+	rec.intention, rec.decision = decision.Rule, "deny"
+	m.metrics.decided(inbound, decision.Allowed, decision.Rule)
+	local, found := snap.Inbound(conn.service, conn.peer)
+	switch {
+	case !decision.Allowed:
+		m.refusedHTTP(x, rec, flagDenied, outcome(http.StatusForbidden, outcomeDenied), decision.Reason)
+		return
+	case !found:
+		m.refusedHTTP(x, rec, flagNoRoute, outcome(http.StatusForbidden, outcomeDenied), "not a service that is exported to the peer")
+		return
+	}
+	rec.decision = "allow"
+	m.deliver(x, rec, conn, snap, local)
+}
+
+// deliver sends a request to an instance of local.
+func (m *Mesh) deliver(x *l7.Exchange, rec *record, conn *conn, snap *route.Snapshot, local route.LocalTarget) {
+	resolver := m.resolver(snap, conn.service)
+	a := &ask{mesh: m, conn: conn, rec: rec, service: conn.service, pool: m.pool(snap, local), modes: whenAsked,
+		timeout: resolver.ConnectTimeout.D(), deadline: rec.start.Add(acceptRounds * resolver.ConnectTimeout.D()),
+		two: speaksTwo(local.Protocol())}
+	c, err := a.try(x.Request, l7.Way{Idle: httpIdle, Interim: x.Interim})
+	switch {
+	case err == nil:
+		m.finishHTTP(x, rec, c)
+	case conn.why() != nil:
+		m.refusedHTTP(x, rec, flagLocal, outcome(http.StatusServiceUnavailable, outcomeDenied), conn.why().reason)
+	case errors.Is(err, errNoInstance):
+		m.refusedHTTP(x, rec, flagNoHealthy, outcome(http.StatusServiceUnavailable, outcomeUnavailable), err.Error())
+	case errors.Is(err, errUnreached):
+		m.refusedHTTP(x, rec, flagConnectFailed, outcome(http.StatusServiceUnavailable, outcomeUnavailable), err.Error())
+	case timedOut(err):
+		m.refusedHTTP(x, rec, flagTimeout, l7.Text(http.StatusGatewayTimeout, "the instance did not answer in time"), err.Error())
+	default:
+		m.refusedHTTP(x, rec, flagUpstream, l7.Text(http.StatusBadGateway, "the instance broke the connection"), err.Error())
+	}
+}
+
+// outcome is a response of this gateway's own. A peer learns no more than that.
+func outcome(status int, word string) *http.Response {
+	text := "not allowed"
+	if word == outcomeUnavailable {
+		text = "no instance can be reached"
+	}
+	res := l7.Text(status, text)
+	res.Header[headerOutcome] = []string{word}
+	return res
+}

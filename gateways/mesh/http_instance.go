@@ -1,0 +1,123 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/gateways/balance"
+	"github.com/tradewind-mesh/tradewind/gateways/l7"
+)
+
+// errUnreached says that no instance has been given the request.
+var errUnreached = errors.New("no instance could be reached")
+
+// ask is the search for an instance of this region for one request. Instances that failed are not asked again.
+type ask struct {
+	mesh     *Mesh
+	conn     *conn
+	rec      *record
+	service  federation.ServiceName
+	pool     *balance.Pool
+	modes    []balance.Mode // in the order they are gone through
+	timeout  time.Duration  // to connect one instance
+	deadline time.Time      // to find one
+	two      bool
+
+	tried [maxDials]int
+	n     int
+	mode  int
+	err   error // of the last instance that was not reached
+}
+
+// try sends r to the next instance that can be reached, and returns its answer. The error is errNoInstance when there is none left to ask,
+// wrapped with errUnreached when all were dead.
+func (a *ask) try(r *http.Request, way l7.Way) (conveyed, error) {
+	for a.n < maxDials && a.mode < len(a.modes) && spent(a.conn, a.deadline) == nil {
+		lease, ok := a.pool.Pick(a.tried[:a.n], a.modes[a.mode])
+		if !ok {
+			a.mode++
+			continue
+		}
+		k, err := a.client(lease)
+		if err != nil {
+			a.unreached(lease, err)
+			continue
+		}
+		a.rec.endpoint = endpointName(lease.Endpoint())
+		a.conn.waits(k.Close)
+		r.Header[headerCaller] = []string{a.conn.source.String()}
+		res, err := k.Do(r, way)
+		delete(r.Header, headerCaller)
+		if err == nil {
+			l7.StripReserved(res.Header)
+			return conveyed{res: res, done: func(answered bool) {
+				a.conn.waits(nil)
+				lease.Done(verdictOf(answered))
+			}}, nil
+		}
+		a.conn.waits(nil)
+		if k.Reused() && !timedOut(err) && l7.Untouched(r) && idempotent(r.Method) {
+			lease.Done(balance.Abandoned) // it had closed the connection while that was idle: no fault of it
+			continue
+		}
+		a.tried[a.n] = lease.Index()
+		a.n++
+		lease.Done(balance.Unanswered)
+		return conveyed{}, fmt.Errorf("instance %q: %w", lease.Endpoint().Instance, err)
+	}
+	if a.err != nil {
+		err := a.err
+		a.err = nil
+		return conveyed{}, fmt.Errorf("%w: %w", errUnreached, err)
+	}
+	return conveyed{}, errNoInstance
+}
+
+func verdictOf(answered bool) balance.Result {
+	if answered {
+		return balance.Answered
+	}
+	return balance.Unanswered
+}
+
+// client returns a connection to the instance of lease, a used one if there is one.
+func (a *ask) client(lease balance.Lease) (*l7.Client, error) {
+	endpoint, start := lease.Endpoint(), time.Now()
+	key := instanceKey{endpoint, a.two}
+	if k := a.mesh.http.pool.Get(key); k != nil {
+		return k, nil
+	}
+	c, err := connect(a.conn, endpoint, earlier(start.Add(a.timeout), a.deadline))
+	a.conn.waits(nil)
+	if err != nil {
+		return nil, err
+	}
+	lease.Connected(time.Since(start))
+	return a.mesh.http.pool.Add(key, c, a.two)
+}
+
+// unreached notes that the instance of lease could not be connected.
+func (a *ask) unreached(lease balance.Lease, err error) {
+	a.err = err
+	a.rec.retries++
+	a.tried[a.n] = lease.Index()
+	a.n++
+	if exhausted(err) || spent(a.conn, a.deadline) != nil { // not the instance's fault
+		lease.Done(balance.Abandoned)
+		return
+	}
+	instance := lease.Endpoint().Instance
+	lease.Done(balance.Unreached)
+	if a.mesh.cfg.ReportFailure != nil {
+		a.mesh.cfg.ReportFailure(a.service, instance)
+	}
+}
+
+func timedOut(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+}

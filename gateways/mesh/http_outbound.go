@@ -1,0 +1,516 @@
+package mesh
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	randv2 "math/rand/v2"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/match"
+	"github.com/tradewind-mesh/tradewind/gateways/balance"
+	"github.com/tradewind-mesh/tradewind/gateways/flow"
+	"github.com/tradewind-mesh/tradewind/gateways/http1"
+	"github.com/tradewind-mesh/tradewind/gateways/l7"
+	"github.com/tradewind-mesh/tradewind/gateways/route"
+	"github.com/tradewind-mesh/tradewind/gateways/tunnel"
+)
+
+// serveRequests serves a local caller of a service that speaks HTTP. conn stands for its connection.
+func (m *Mesh) serveRequests(ctx context.Context, c callerConn, who *caller, conn *conn) {
+	conn.requests = true
+	m.session(ctx, conn, c, func(x *l7.Exchange) { m.requestOut(x, who) })
+}
+
+// requestOut answers one request of a local caller: by a rule, or by an instance here or in a peer's region.
+func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
+	snap := m.cfg.Table.Load()
+	r := x.Request
+	rec := &record{start: time.Now(), direction: outbound, source: who.id, assurance: who.assurance, srcRegion: m.cfg.Region,
+		destination: who.wants.Service, dstRegion: who.wants.Region, upstream: who.upstream,
+		http: &httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto}}
+	conn := &conn{direction: outbound, source: who.id, assurance: who.assurance, chain: who.chain, service: who.wants.Service,
+		pinned: who.wants.Region != ""}
+	rec.conn = conn
+	m.live.begin()
+	defer m.live.done()
+	defer m.finish(rec)
+
+	rule := snap.Rule(who.wants.Service, asked(r))
+	if rule.Fault != nil && m.hurt(x, rec, conn, rule.Fault) {
+		return
+	}
+	if res := answered(rule, r); res != nil {
+		rec.decision, rec.flags = "allow", flagByRule
+		m.refusedHTTP(x, rec, 0, res, "answered by rule "+rule.Name)
+		return
+	}
+	if err := rewrite(rule, r); err != nil {
+		m.refusedHTTP(x, rec, flagProtocol, l7.Text(http.StatusInternalServerError, err.Error()), err.Error())
+		return
+	}
+	rule.Request.Apply(r.Header)
+	conn.request = asked(r) // what is judged is what is forwarded
+	split := rule.Pick()
+	to := who.wants
+	if !split.Service.IsZero() {
+		to = federation.ServiceRef{Service: split.Service}
+	}
+	conn.service, rec.destination = to.Service, to.Service
+	m.live.add(conn)
+	defer m.live.remove(conn)
+
+	upstream, found := snap.Upstream(to)
+	if !found || len(upstream.Candidates) == 0 {
+		why := "no region that may serve it has such a service"
+		m.refusedHTTP(x, rec, flagNoRoute, l7.Text(http.StatusServiceUnavailable, why), why)
+		return
+	}
+	t := &trip{mesh: m, x: x, rule: rule, conn: conn, rec: rec,
+		plan: plan{mesh: m, snap: snap, upstream: preferring(upstream, split.Region), who: who, request: conn.request}}
+	c, err := t.send()
+	if err != nil {
+		t.explain(err)
+		return
+	}
+	rule.Response.Apply(c.res.Header)
+	m.finishHTTP(x, rec, c)
+}
+
+// hurt does what a fault says, and reports whether the request has been answered.
+func (m *Mesh) hurt(x *l7.Exchange, rec *record, c *conn, f *federation.Fault) bool {
+	if f.Delay > 0 && drawn(f.DelayPercent) {
+		over := make(chan struct{})
+		timer := time.AfterFunc(f.Delay.D(), func() { close(over) })
+		c.waits(func() {
+			if timer.Stop() {
+				close(over)
+			}
+		})
+		<-over
+	}
+	if f.Abort != 0 && drawn(f.AbortPercent) {
+		m.refusedHTTP(x, rec, flagByRule, l7.Text(f.Abort, "aborted by a fault of the route"), "fault")
+		return true
+	}
+	return false
+}
+
+func drawn(percent float64) bool { return randv2.Float64()*100 < percent }
+
+// answered is the response that a rule gives by itself, or nil.
+func answered(rule *route.Rule, r *http.Request) *http.Response {
+	switch {
+	case rule.Respond != nil:
+		res := l7.Text(rule.Respond.Status, rule.Respond.Body)
+		rule.Response.Apply(res.Header)
+		return res
+	case rule.Redirect != nil:
+		res := l7.Text(rule.Redirect.Status, "")
+		if rule.Redirect.Status == 0 {
+			res.StatusCode = http.StatusFound
+		}
+		res.Header["Location"] = []string{location(rule, r)}
+		rule.Response.Apply(res.Header)
+		return res
+	}
+	return nil
+}
+
+func location(rule *route.Rule, r *http.Request) string {
+	d := rule.Redirect
+	path, query, asks := strings.Cut(r.RequestURI, "?")
+	target := moved(rule, path, d.Path, d.PathPrefix)
+	if asks {
+		target += "?" + query
+	}
+	if d.Scheme == "" && d.Host == "" {
+		return target
+	}
+	scheme, host := d.Scheme, d.Host
+	if scheme == "" {
+		scheme = "http"
+	}
+	if host == "" {
+		host = r.Host
+	}
+	return scheme + "://" + host + target
+}
+
+// moved is path with what a rule puts in its place.
+func moved(rule *route.Rule, path, whole, prefix string) string {
+	for _, m := range rule.Match {
+		switch {
+		case whole != "" && m.PathTemplate != "" && matches(m, path):
+			for name, value := range match.Captures(m.PathTemplate, path) {
+				whole = strings.ReplaceAll(whole, "{"+name+"}", value)
+			}
+			return whole
+		case prefix != "" && m.PathPrefix != "" && matches(m, path):
+			rest := path[len(strings.TrimSuffix(m.PathPrefix, "/")):]
+			if moved := strings.TrimSuffix(prefix, "/") + rest; moved != "" {
+				return moved
+			}
+			return "/"
+		}
+	}
+	if whole != "" {
+		return whole
+	}
+	return path
+}
+
+func matches(m federation.HTTPMatch, path string) bool {
+	c, err := match.Compile(federation.HTTPMatch{PathPrefix: m.PathPrefix, PathTemplate: m.PathTemplate}, match.Narrow)
+	return err == nil && c.Matches(&match.Request{Path: path})
+}
+
+// rewrite makes r what the instance is to see.
+func rewrite(rule *route.Rule, r *http.Request) error {
+	w := rule.Rewrite
+	if w == nil {
+		return nil
+	}
+	if w.Host != "" {
+		r.Host = w.Host
+	}
+	if w.Path == "" && w.PathPrefix == "" {
+		return nil
+	}
+	path, query, asks := strings.Cut(r.RequestURI, "?")
+	target := moved(rule, path, w.Path, w.PathPrefix)
+	if asks {
+		target += "?" + query
+	}
+	return http1.SetTarget(r, target, http1.Rules{})
+}
+
+// preferring is u with region before all others.
+func preferring(u *route.Upstream, region federation.Region) *route.Upstream {
+	if region == "" {
+		return u
+	}
+	to := *u
+	to.Candidates = make([]route.Candidate, 0, len(u.Candidates))
+	for _, first := range []bool{true, false} {
+		for _, c := range u.Candidates {
+			if (c.Region == region || region == federation.Local && c.IsLocal()) == first {
+				if c.Rank++; first {
+					c.Rank = 0
+				}
+				to.Candidates = append(to.Candidates, c)
+			}
+		}
+	}
+	return &to
+}
+
+// trip is the way of one request to an instance, over as many tries as it takes.
+type trip struct {
+	mesh *Mesh
+	x    *l7.Exchange
+	rule *route.Rule
+	plan plan
+	conn *conn
+	rec  *record
+
+	deadline time.Time // of the whole; zero: none
+	retries  int       // used up
+}
+
+// send goes through the plan until an instance has answered. The error is errNoInstance when there was nothing to try, errAnswered when
+// nothing may be tried any more, else that of the last try.
+func (t *trip) send() (conveyed, error) {
+	resolver := &t.plan.upstream.Resolver
+	search := t.rec.start.Add(connectRounds * resolver.ConnectTimeout.D())
+	if t.rule.Timeout > 0 {
+		t.deadline = t.rec.start.Add(t.rule.Timeout.D())
+		search = earlier(search, t.deadline)
+	}
+	failure := errNoInstance
+	for {
+		s, ok := t.plan.next()
+		if !ok || spent(t.conn, search) != nil && t.retries == 0 {
+			break
+		}
+		t.conn.heads(s.Region)
+		t.rec.dstRegion, t.rec.peer, t.rec.endpoint = s.Region, "", ""
+		var (
+			c   conveyed
+			err error
+		)
+		if s.IsLocal() {
+			c, err = t.sendHere(s, search)
+		} else {
+			t.rec.peer = s.Region
+			c, err = t.sendThere(s)
+		}
+		if err == nil {
+			t.mesh.chosen(&t.plan, s, t.rec)
+			return c, nil
+		}
+		if !errors.Is(err, errNoInstance) {
+			failure = err
+		}
+		if c.final || t.conn.isOver() {
+			return conveyed{}, failure
+		}
+	}
+	if over := spent(t.conn, search); over != nil && errors.Is(failure, errNoInstance) {
+		failure = over
+	}
+	return conveyed{}, failure
+}
+
+// way is how a try is sent.
+func (t *trip) way() l7.Way {
+	way := l7.Way{Deadline: t.deadline, Idle: httpIdle, Interim: t.x.Interim}
+	if t.rule.IdleTimeout > 0 {
+		way.Idle = t.rule.IdleTimeout.D()
+	}
+	if t.rule.TryTimeout > 0 {
+		if until := time.Now().Add(t.rule.TryTimeout.D()); way.Deadline.IsZero() || until.Before(way.Deadline) {
+			way.Deadline = until
+		}
+	}
+	return way
+}
+
+// sendHere sends the request to instances of this region.
+func (t *trip) sendHere(s step, search time.Time) (conveyed, error) {
+	m, upstream := t.mesh, t.plan.upstream
+	a := &ask{mesh: m, conn: t.conn, rec: t.rec, service: upstream.Service, pool: m.pool(t.plan.snap, s.Local), modes: onlyUsable,
+		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: search, two: speaksTwo(s.Local.Protocol())}
+	if s.why != dropNot {
+		a.modes = inPanic
+	}
+	for {
+		c, err := a.try(t.x.Request, t.way())
+		if err != nil {
+			if errors.Is(err, errNoInstance) {
+				t.plan.passOver(s, dropUnhealthy)
+				return conveyed{}, err
+			}
+			if !t.again(err) {
+				return conveyed{final: true}, err
+			}
+			continue
+		}
+		if t.rule.Statuses[c.res.StatusCode] && t.again(nil) {
+			_ = c.res.Body.Close()
+			c.done(true)
+			continue
+		}
+		return c, nil
+	}
+}
+
+// again reports whether the request may be tried once more after err, nil being a response that is not good enough, and counts it.
+func (t *trip) again(err error) bool {
+	retry := &t.rule.Retry
+	var refused *l7.RefusedError
+	var shut *tunnel.RefusedError
+	safe := errors.As(err, &refused) || errors.As(err, &shut) || errors.Is(err, errUnreached)
+	switch {
+	case t.retries >= retry.Attempts, t.conn.isOver(), !t.deadline.IsZero() && !time.Now().Before(t.deadline), t.x.Begun():
+		return false
+	case !l7.Untouched(t.x.Request):
+		return false
+	case !safe && !retry.AllMethods && !idempotent(t.x.Request.Method):
+		return false
+	}
+	if err != nil {
+		reason := federation.RetryReset
+		switch {
+		case errors.Is(err, errUnreached):
+			reason = federation.RetryConnect
+		case safe:
+			reason = federation.RetryRefused
+		}
+		if !listed(retry.On, reason) {
+			return false
+		}
+	}
+	t.retries++
+	t.rec.retries++
+	return true
+}
+
+func listed(list []federation.RetryOn, reason federation.RetryOn) bool {
+	for _, on := range list {
+		if on == reason {
+			return true
+		}
+	}
+	return false
+}
+
+// idempotent reports whether doing it twice is as good as once (RFC 9110 9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}
+
+// sendThere sends the request to the gateways of a peer.
+func (t *trip) sendThere(s step) (conveyed, error) {
+	m, p := t.mesh, &t.plan
+	region := m.cfg.Balance.Region(p.upstream.Service, s.Region)
+	for {
+		k, err := t.client(s)
+		if err != nil {
+			p.passOver(s, dropNoPath)
+			return conveyed{}, err
+		}
+		t.conn.waits(k.Close)
+		res, err := k.Do(t.x.Request, t.way())
+		t.conn.waits(nil)
+		if err != nil {
+			if t.failed(err, region) {
+				if k.Reused() && t.again(err) {
+					continue // the flow may have ended between two requests
+				}
+				return conveyed{final: !t.elsewhere(err)}, err
+			}
+			return conveyed{}, err
+		}
+		outcome := res.Header.Get(headerOutcome)
+		l7.StripReserved(res.Header)
+		switch {
+		case outcome == outcomeUnavailable && l7.Untouched(t.x.Request):
+			_ = res.Body.Close()
+			region.Failed(p.upstream.Resolver.Outlier)
+			return conveyed{}, &tunnel.RefusedError{Code: flow.RefusedUnavailable}
+		case outcome == outcomeDenied:
+			t.rec.flags = flagDenied
+		case t.rule.Statuses[res.StatusCode] && t.again(nil):
+			_ = res.Body.Close()
+			continue
+		default:
+			region.Served()
+		}
+		return conveyed{res: res, done: func(bool) { t.conn.waits(nil) }}, nil
+	}
+}
+
+// failed notes in region what a failed try says about it, and reports whether the request may have been seen there.
+func (t *trip) failed(err error, region *balance.Region) bool {
+	var refused *tunnel.RefusedError
+	if errors.As(err, &refused) {
+		if refused.Code == flow.RefusedUnavailable {
+			region.Failed(t.plan.upstream.Resolver.Outlier)
+		}
+		t.rec.retries++
+		return !l7.Untouched(t.x.Request)
+	}
+	region.Failed(t.plan.upstream.Resolver.Outlier)
+	return true
+}
+
+// elsewhere reports whether the request may be sent to another region after err.
+func (t *trip) elsewhere(err error) bool { return t.again(err) }
+
+// client returns a connection to the gateways of s, a used one if there is one.
+func (t *trip) client(s step) (*l7.Client, error) {
+	p := &t.plan
+	key := peerKey{p.who.id, p.who.assurance, p.upstream.Service, s.Region, speaksTwo(s.Service.Protocol)}
+	if k := t.mesh.http.pool.Get(key); k != nil {
+		return k, nil
+	}
+	open := flow.Open{Source: p.who.id, Assurance: uint8(p.who.assurance), Service: wireName(p.upstream.Service)}
+	_, _ = rand.Read(open.ID[:]) // never fails
+	f, err := t.mesh.cfg.Tunnel.Open(context.Background(), s.Region, open)
+	if err != nil {
+		return nil, err
+	}
+	timed, ok := f.(l7.Conn)
+	if !ok {
+		f.Abort()
+		return nil, fmt.Errorf("open a flow to %s: it has no deadlines", s.Region)
+	}
+	patience := acceptRounds*p.upstream.Resolver.ConnectTimeout.D() + s.rtt
+	return t.mesh.http.pool.Add(key, &opening{Conn: timed, flow: f, patience: patience}, key.two)
+}
+
+// opening is a flow whose first read waits until the peer has taken it: requests need not.
+type opening struct {
+	l7.Conn
+	flow     Flow
+	patience time.Duration
+	taken    bool
+}
+
+func (o *opening) Read(b []byte) (int, error) {
+	if !o.taken {
+		ctx, stop := context.WithTimeout(context.Background(), o.patience)
+		err := o.flow.WaitAccept(ctx)
+		stop()
+		if err != nil {
+			return 0, err
+		}
+		o.taken = true
+	}
+	return o.Conn.Read(b)
+}
+
+// Close ends the flow as a reset: an end in order would promise that all was read.
+func (o *opening) Close() error {
+	o.flow.Abort()
+	return o.Conn.Close()
+}
+
+// CloseWrite implements splice.Conn.
+func (o *opening) CloseWrite() error { return o.flow.CloseWrite() }
+
+// explain answers a request that no instance has answered.
+func (t *trip) explain(err error) {
+	m, p, rec := t.mesh, &t.plan, t.rec
+	rec.endpoint = ""
+	if p.preferred == "" { // no candidate is allowed
+		rec.dstRegion, rec.peer = p.upstream.Candidates[0].Region, ""
+		rec.decision, rec.intention = "deny", p.refusal.Rule
+		m.metrics.decided(outbound, false, p.refusal.Rule)
+		m.refusedHTTP(t.x, rec, flagDenied, deniedHTTP(p.refusal), p.refusal.Reason)
+		return
+	}
+	rec.decision = "allow"
+	var refused *tunnel.RefusedError
+	status, f, reason := http.StatusBadGateway, flagConnectFailed, err.Error()
+	switch e := t.conn.why(); {
+	case e != nil:
+		status, f, reason = http.StatusServiceUnavailable, flagLocal, e.reason
+	case errors.Is(err, errNoInstance):
+		status, f = http.StatusServiceUnavailable, flagNoHealthy
+		rec.dstRegion, rec.peer = p.preferred, ""
+		if p.blocked != dropNot {
+			reason = "region " + string(p.preferred) + ": " + p.blocked.String()
+		}
+	case exhausted(err):
+		status, f = http.StatusServiceUnavailable, flagOverflow
+	case errors.As(err, &refused):
+		status, f = http.StatusServiceUnavailable, refusalFlag(refused.Code)
+	case timedOut(err):
+		status, f = http.StatusGatewayTimeout, flagTimeout
+	case errors.Is(err, errUnreached):
+		status = http.StatusServiceUnavailable
+	default:
+		f = flagUpstream
+	}
+	if rec.retries > 1 {
+		f |= flagRetries
+	}
+	if status == http.StatusServiceUnavailable {
+		res := l7.Text(status, reason)
+		res.Header["Retry-After"] = []string{"1"}
+		m.refusedHTTP(t.x, rec, f, res, reason)
+		return
+	}
+	m.refusedHTTP(t.x, rec, f, l7.Text(status, reason), reason)
+}
