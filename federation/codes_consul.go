@@ -18,5 +18,6 @@ var consulCodes = []CodeHelp{
 			"needs write permission for these names, or service_prefix \"\" { policy = \"write\" }, and for the service \"tradewind\"."},
 	{CodeConsulSyncHeld, "Imports are not shown in Consul because their names are taken",
 		"Consul has a service of that name already, or two imports would have one name. Callers in this Consul would reach other clouds and " +
-			"their own service by chance, so nothing is written. Rename one of them, or set merge = true in sync_to_consul when that is wanted."},
+			"their own service by chance, so nothing is written. Rename one of them, set a prefix in sync_to_consul, or merge = true " +
+			"when that is wanted."},
 }

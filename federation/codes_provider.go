@@ -17,6 +17,7 @@ const (
 	CodeProviderExport      Code = "TW-5113"
 	CodeProviderUnknown     Code = "TW-5114"
 	CodeProviderExcluded    Code = "TW-5115"
+	CodeProviderHost        Code = "TW-5116"
 )
 
 // providerCodes are the diagnoses of providers: TW-51xx.
@@ -67,4 +68,8 @@ var providerCodes = []CodeHelp{
 		"The gateway's configuration has no provider block of this name. List what there is: tradewind provider list."},
 	{CodeProviderExcluded, "This gateway was built without the provider",
 		"The build tag that leaves out this kind was set when the gateway was built. Use a build that has it."},
+	{CodeProviderHost, "The host name of a workload cannot be resolved",
+		"The provider gives a name and no address, as Cloud Run and Container Apps do, and the resolver of the gateway's host has no answer " +
+			"for it. The last address is used for 5 minutes, then the workload counts as failing; at once when the name is known not to exist. " +
+			"It is asked for again every 5 seconds."},
 }

@@ -70,14 +70,14 @@ func (d Discover) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Discovered returns the service that c may be used as and the first of rules that allows it. Without one, rule is -1 and why says
-// what each rule that comes nearest lacks.
+// Discovered returns the service that c may be used as and the first of rules that allows it. Without one, rule is -1 and why names
+// the rule that comes nearest, counted from 1, and what it does not allow.
 func Discovered(rules []Discover, c Claim) (service ServiceName, rule int, why string) {
 	best := 0
 	why = "no discover rule has a pattern for service " + quoted(c.Service)
 	for i, d := range rules {
-		namespace, reason, depth := d.allows(c)
-		if reason == "" {
+		namespace, lacks, depth := d.allows(c)
+		if lacks == "" {
 			service, err := ParseServiceName(namespace + "/" + c.Service)
 			if err != nil {
 				return ServiceName{}, -1, err.Error()
@@ -85,16 +85,16 @@ func Discovered(rules []Discover, c Claim) (service ServiceName, rule int, why s
 			return service, i, ""
 		}
 		if depth > best {
-			best, why = depth, reason
+			best, why = depth, fmt.Sprintf("discover rule %d (service %s) does not allow %s", i+1, quoted(d.Service), lacks)
 		}
 	}
 	return ServiceName{}, -1, why
 }
 
-// allows returns the namespace that c is put into, or why it is not allowed and how many conditions it met before.
-func (d Discover) allows(c Claim) (namespace, why string, depth int) {
+// allows returns the namespace that c is put into, or what of it is not allowed and how many conditions it met before.
+func (d Discover) allows(c Claim) (namespace, lacks string, depth int) {
 	if !matchesName(d.Service, c.Service) {
-		return "", "not this service", 0
+		return "", "this service", 0
 	}
 	want := d.Namespace
 	if want == "" {
@@ -107,18 +107,15 @@ func (d Discover) allows(c Claim) (namespace, why string, depth int) {
 	case namespace == "":
 		namespace = want
 	}
-	lacks := func(what, value string) string {
-		return fmt.Sprintf("the discover rules for service %s do not allow %s %s", quoted(c.Service), what, quoted(value))
-	}
 	switch {
 	case !matchesName(want, namespace):
-		return "", lacks("namespace", namespace), 1
+		return "", "namespace " + quoted(namespace), 1
 	case len(d.Accounts) > 0 && !slices.ContainsFunc(d.Accounts, func(p string) bool { return matchesName(p, c.Account) }):
-		return "", lacks("account", c.Account), 2
+		return "", "account " + quoted(c.Account), 2
 	case len(d.Regions) > 0 && !slices.ContainsFunc(d.Regions, func(p string) bool { return matchesName(p, c.Region) }):
-		return "", lacks("region", c.Region), 3
+		return "", "region " + quoted(c.Region), 3
 	case len(d.Networks) > 0 && !slices.ContainsFunc(d.Networks, func(p string) bool { return matchesName(p, c.Network) }):
-		return "", lacks("network", c.Network), 4
+		return "", "network " + quoted(c.Network), 4
 	}
 	return namespace, "", 5
 }

@@ -159,9 +159,7 @@ func metadataClient(endpoint string) *imds.Client {
 		Endpoint:       endpoint, // empty: AWS_EC2_METADATA_SERVICE_ENDPOINT or the well-known address
 		EnableFallback: aws.FalseTernary,
 		Retryer:        aws.NopRetryer{},
-		HTTPClient: &http.Client{
-			Transport: bounded{&http.Transport{Proxy: nil, DisableKeepAlives: true}}, // link-local: a proxy would ask its own
-		},
+		HTTPClient:     linkLocal(),
 	})
 }
 
@@ -189,7 +187,7 @@ func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		return nil, fmt.Errorf("read the answer: its %d bytes are more than the %d that are read", resp.ContentLength, maxBody)
 	}
-	resp.Body = &boundedBody{resp.Body, maxBody}
+	resp.Body = poll.Bounded(resp.Body, maxBody)
 	return resp, nil
 }
 
@@ -197,17 +195,4 @@ func (b bounded) CloseIdleConnections() {
 	if t, ok := b.RoundTripper.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
-}
-
-type boundedBody struct {
-	io.ReadCloser
-	left int64
-}
-
-func (b *boundedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if b.left -= int64(n); b.left < 0 {
-		return 0, fmt.Errorf("read the answer: it is longer than the %d bytes that are read", maxBody)
-	}
-	return n, err
 }

@@ -102,10 +102,10 @@ func (v *visit) listService(ctx context.Context, d domain, s *types.ServiceSumma
 		id := aws.ToString(s.Arn) + "/" + aws.ToString(in.InstanceId)
 		record, err := v.cloudMapRecord(ctx, s, in)
 		switch {
-		case halted(err):
+		case poll.Halted(err):
 			return err
 		case err != nil:
-			if err := v.spoilt(id, err); err != nil {
+			if err := v.Spoilt(id, err); err != nil {
 				return err
 			}
 			continue
@@ -206,12 +206,12 @@ func (v *visit) cloudMapRecord(ctx context.Context, s *types.ServiceSummary, i *
 	if err != nil {
 		return poll.Record{}, err
 	}
-	var a addresses
-	if err := errors.Join(parse(&a.private, i.Attributes["AWS_INSTANCE_IPV4"]), parse(&a.v6, i.Attributes["AWS_INSTANCE_IPV6"])); err != nil {
+	var a poll.AddressSet
+	if err := errors.Join(a.Private.Add(i.Attributes["AWS_INSTANCE_IPV4"]), a.V6.Add(i.Attributes["AWS_INSTANCE_IPV6"])); err != nil {
 		return poll.Record{}, err
 	}
 	r := poll.Record{Account: service.AccountID, Region: v.place.region, Zone: zone, Kind: KindCloudMap,
-		Addresses: a.inOrder(v.cfg.AddressType), Host: i.Attributes["AWS_INSTANCE_CNAME"],
+		Addresses: a.InOrder(v.cfg.AddressType), Host: i.Attributes["AWS_INSTANCE_CNAME"],
 		State: poll.StateRunning, Service: aws.ToString(s.Name), Labels: i.Attributes}
 	if text := i.Attributes["AWS_INSTANCE_PORT"]; text != "" {
 		n, err := strconv.ParseUint(text, 10, 16)
@@ -239,11 +239,11 @@ func (v *visit) mergeTasks(ctx context.Context, byCluster map[string][]string) e
 		}
 		for batch := range slices.Chunk(slices.Sorted(maps.Keys(byTask)), 100) {
 			out, err := call(ctx, &v.spend, v.describeTasks, &ecs.DescribeTasksInput{Cluster: &cluster, Tasks: batch})
-			if halted(err) {
+			if poll.Halted(err) {
 				return err
 			}
 			if err != nil {
-				v.partial = append(v.partial, fmt.Errorf("read the state of the tasks in cluster %q: %w", cluster, err))
+				v.Missing(fmt.Errorf("read the state of the tasks in cluster %q: %w", cluster, err))
 				break
 			}
 			v.setStates(out, byTask)
@@ -254,16 +254,16 @@ func (v *visit) mergeTasks(ctx context.Context, byCluster map[string][]string) e
 
 func (v *visit) setStates(out *ecs.DescribeTasksOutput, byTask map[string]string) {
 	set := func(task *string, state poll.State, health federation.Health) {
-		i, has := v.byID[byTask[lastPart(aws.ToString(task))]]
-		if !has {
+		f := v.Get(byTask[lastPart(aws.ToString(task))])
+		if f == nil {
 			return
 		}
-		v.found[i].State = state
+		f.State = state
 		switch {
-		case v.found[i].Health == federation.HealthUnknown: // of the two sides, the one that has a check counts
-			v.found[i].Health = health
+		case f.Health == federation.HealthUnknown: // of the two sides, the one that has a check counts
+			f.Health = health
 		case health != federation.HealthUnknown:
-			v.found[i].Health = worse(v.found[i].Health, health)
+			f.Health = poll.Worse(f.Health, health)
 		}
 	}
 	for i := range out.Tasks {

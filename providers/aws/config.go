@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
 // The kinds of workload, as Config.Kinds and poll.Scope.Kind name them.
@@ -21,9 +22,9 @@ const (
 
 // The types of address, as go-discover names them.
 const (
-	PrivateV4 = "private_v4"
-	PublicV4  = "public_v4" // EC2 instances only: the API of ECS and Cloud Map does not say it
-	PrivateV6 = "private_v6"
+	PrivateV4 = poll.PrivateV4
+	PublicV4  = poll.PublicV4 // EC2 instances only: the API of ECS and Cloud Map does not say it
+	PrivateV6 = poll.PrivateV6
 )
 
 // Config says what is listed, and as whom. Everything is a plain value.
@@ -146,10 +147,8 @@ func (c *Config) validateAccounts() (errs []error) {
 
 // The limits of what is read and remembered. What goes beyond them was not meant for us.
 const (
-	maxBody    = 32 << 20 // of one answer; a full page of 1000 instances with 50 tags each is about 10 MB
-	maxPages   = 2000     // of one listing
-	maxRecords = 200_000  // of one scope
-	maxCached  = 16384    // entries of each cache; they are made anew beyond
+	maxBody   = 32 << 20 // of one answer; a full page of 1000 instances with 50 tags each is about 10 MB
+	maxCached = 16384    // entries of each cache; they are made anew beyond
 )
 
 // targetsFor is how long an answer of the load balancers is used: ec2 and ecs of one account and region are listed at about the

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"slices"
-	"sync"
 	"testing"
 
 	"github.com/tradewind-mesh/tradewind/providers/aws/awstest"
@@ -43,101 +42,44 @@ func open(t *testing.T, cfg Config) *Lister {
 
 // stage puts worlds of the contract into a fake AWS.
 type stage struct {
+	providertest.Player
 	api  *awstest.Server
 	list string // the action whose pages are the world's
-
-	mu    sync.Mutex
-	world providertest.World
-	met   map[int]int
 }
 
 func (s *stage) serve(w providertest.World, inv awstest.Inventory) {
-	s.mu.Lock()
-	s.world, s.met = w, map[int]int{}
-	s.mu.Unlock()
-	s.api.Change(func(api *awstest.Server, i *awstest.Inventory) {
-		*i = inv
-		api.Fail = s.fail
-	})
+	s.Serve(w)
+	s.api.Change(func(api *awstest.Server, i *awstest.Inventory) { *i, api.Fail = inv, s.fail })
 	s.api.Forget()
 }
 
 // fail says which failure a request meets. Partial is not one of the listed page, but of what is asked after it.
 func (s *stage) fail(r awstest.Request) *awstest.Failure {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	partial := slices.ContainsFunc(s.world.Pages, func(p providertest.Page) bool { return p.Fault == providertest.Partial })
+	partial := s.Has(providertest.Partial)
 	switch {
 	case partial && r.Operation == "DescribeTargetGroups":
 		return &awstest.Failure{Fault: awstest.Deny}
 	case partial && r.Operation == "DescribeTasks":
 		return &awstest.Failure{Fault: awstest.Failures}
-	case r.Action() != s.list || r.Page >= len(s.world.Pages):
+	case partial || r.Action() != s.list:
 		return nil
 	}
-	p := s.world.Pages[r.Page]
-	if p.Fault == "" || p.Fault == providertest.Partial || p.Times > 0 && s.met[r.Page] >= p.Times {
-		return nil
+	if fault := s.Fault(r.Page); fault != "" {
+		return &awstest.Failure{Fault: awstest.Fault(fault), RetryAfter: providertest.RetryAfter}
 	}
-	s.met[r.Page]++
-	if p.Fault == providertest.Hang && s.world.Reached != nil {
-		s.world.Reached()
-	}
-	return &awstest.Failure{Fault: awstest.Fault(p.Fault), RetryAfter: providertest.RetryAfter}
+	return nil
 }
 
-// pages returns the sizes of the pages of the world.
-func (s *stage) pages(r awstest.Request, _ int) (sizes []int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// pages returns the sizes of the pages of the world. ECS lists what is gone.
+func (s *stage) pages(r awstest.Request, _ int) []int {
 	if r.Action() != s.list {
 		return nil
 	}
-	for _, p := range s.world.Pages {
-		n := 0
-		for _, item := range p.Items {
-			if !item.Gone || s.list != "ec2:DescribeInstances" {
-				n++
-			}
-		}
-		sizes = append(sizes, n)
-	}
-	return sizes
+	return s.Sizes(s.list == "ecs:ListTasks")
 }
 
 func (s *stage) requests() int {
-	n := 0
-	for _, r := range s.api.Requests() {
-		if r.Service != "sts" {
-			n++
-		}
-	}
-	return n
-}
-
-// each calls see for each item of a world that its page shows.
-func each(w providertest.World, see func(providertest.Item)) {
-	for _, p := range w.Pages {
-		for _, item := range p.Items {
-			see(item)
-		}
-	}
-}
-
-func items(w providertest.World) (n int) {
-	each(w, func(i providertest.Item) {
-		if !i.Gone {
-			n++
-		}
-	})
-	return n
-}
-
-func address(i providertest.Item) string {
-	if i.Malformed {
-		return "not-an-address"
-	}
-	return providertest.Address(i.N).String()
+	return len(slices.DeleteFunc(s.api.Requests(), func(r awstest.Request) bool { return r.Service == "sts" }))
 }
 
 var webTags = map[string]string{"mesh/service": "web", "mesh/port": "8080"}
@@ -151,15 +93,13 @@ func TestEC2Contract(t *testing.T) {
 		return providertest.ListerRig{
 			Lister: l, Scope: poll.Scope{Provider: "aws", Region: awstest.Region, Kind: KindEC2}, Action: "ec2:DescribeInstances",
 			Requests: s.requests, Close: l.Close,
-			Cost: func(w providertest.World) int { return len(w.Pages) + min(items(w), 1) }, // and the target groups, once
+			Cost: func(w providertest.World) int { return len(w.Pages) + min(len(w.Present()), 1) }, // and the target groups, once
 			Serve: func(_ *testing.T, w providertest.World) {
 				var inv awstest.Inventory
-				each(w, func(i providertest.Item) {
-					if !i.Gone {
-						inv.Instances = append(inv.Instances, awstest.Instance{ID: fmt.Sprintf("i-%04d", i.N), VPC: "vpc-1", Zone: "eu-west-1a",
-							ZoneID: "euw1-az1", IP: address(i), Tags: webTags})
-					}
-				})
+				for _, i := range w.Present() {
+					inv.Instances = append(inv.Instances, awstest.Instance{ID: fmt.Sprintf("i-%04d", i.N), VPC: "vpc-1", Zone: "eu-west-1a",
+						ZoneID: "euw1-az1", IP: i.Address(), Tags: webTags})
+				}
 				s.serve(w, inv)
 			},
 		}
@@ -173,10 +113,10 @@ func TestECSContract(t *testing.T) {
 				Definitions: []awstest.Definition{{Name: "web:1", Containers: []awstest.Container{
 					{Name: "web", Ports: []awstest.Port{{Container: 8080}}}}}}}
 			c := awstest.Cluster{Name: "shop"}
-			each(w, func(i providertest.Item) {
+			for _, i := range w.All() {
 				c.Tasks = append(c.Tasks, awstest.Task{ID: fmt.Sprintf("%032d", i.N), Service: "web", Definition: "web:1", Subnet: "subnet-1",
-					Health: "HEALTHY", IP: address(i), Tags: webTags, Gone: i.Gone})
-			})
+					Health: "HEALTHY", IP: i.Address(), Tags: webTags, Gone: i.Gone})
+			}
 			inv.Clusters = []awstest.Cluster{c}
 			return inv
 		}
@@ -193,8 +133,10 @@ func TestECSContract(t *testing.T) {
 			Lister: l, Scope: scope, Action: "ecs:ListTasks", Requests: s.requests, Close: l.Close,
 			Cost: func(w providertest.World) int {
 				listed := map[int]bool{}
-				each(w, func(i providertest.Item) { listed[i.N] = true })
-				return len(w.Pages) + (len(listed)+99)/100 + min(items(w), 1)
+				for _, i := range w.All() {
+					listed[i.N] = true
+				}
+				return len(w.Pages) + (len(listed)+99)/100 + min(len(w.Present()), 1)
 			},
 			Serve: func(_ *testing.T, w providertest.World) {
 				l.places[placeKey{"", awstest.Region}].tasks = map[string]map[string]bool{} // a new world has no past
@@ -217,7 +159,7 @@ func TestCloudMapContract(t *testing.T) {
 				if r.Action() != s.list {
 					return nil
 				}
-				sizes := make([]int, len(s.world.Pages)) // one service, on the first page
+				sizes := make([]int, len(s.Sizes(true))) // one service, on the first page
 				sizes[0] = n
 				return sizes
 			}
@@ -229,10 +171,10 @@ func TestCloudMapContract(t *testing.T) {
 			Cost:  func(w providertest.World) int { return len(w.Pages) + 1 },
 			Serve: func(_ *testing.T, w providertest.World) {
 				service := awstest.Service{Name: "web", Checked: true}
-				each(w, func(i providertest.Item) {
+				for _, i := range w.All() {
 					service.Instances = append(service.Instances, awstest.Registered{ID: fmt.Sprint(i.N), Attributes: map[string]string{
-						"AWS_INSTANCE_IPV4": address(i), "AWS_INSTANCE_PORT": "8080", "mesh/service": "web"}})
-				})
+						"AWS_INSTANCE_IPV4": i.Address(), "AWS_INSTANCE_PORT": "8080", "mesh/service": "web"}})
+				}
 				s.serve(w, awstest.Inventory{Namespaces: []awstest.Namespace{{Name: "prod.local", Services: []awstest.Service{service}}}})
 			},
 		}

@@ -34,12 +34,12 @@ func (v *visit) listEC2(ctx context.Context) error {
 		id := v.arn("ec2", owner, "instance/"+aws.ToString(i.InstanceId))
 		f, err := v.ec2Record(ctx, id, i)
 		switch {
-		case halted(err):
+		case poll.Halted(err):
 			return err
 		case err != nil:
-			return v.spoilt(id, err)
+			return v.Spoilt(id, err)
 		case len(f.Addresses) == 0 && f.State == poll.StateRunning:
-			return v.spoilt(id, errors.New("it runs and has no address"))
+			return v.Spoilt(id, errors.New("it runs and has no address"))
 		case len(f.Addresses) == 0:
 			return nil // not yet, or no longer
 		}
@@ -92,29 +92,29 @@ func (v *visit) ec2Record(ctx context.Context, id string, i *types.Instance) (fo
 	for _, t := range i.Tags {
 		labels[aws.ToString(t.Key)] = aws.ToString(t.Value)
 	}
-	return found{addresses: addrs, Record: poll.Record{ID: id, Region: v.place.region, Zone: zone, Network: aws.ToString(i.VpcId),
-		Kind: KindEC2, Addresses: addrs.inOrder(v.cfg.AddressType), State: state, Labels: labels}}, nil
+	return found{AddressSet: addrs, Record: poll.Record{ID: id, Region: v.place.region, Zone: zone, Network: aws.ToString(i.VpcId),
+		Kind: KindEC2, Addresses: addrs.InOrder(v.cfg.AddressType), State: state, Labels: labels}}, nil
 }
 
 // ec2Addresses returns all addresses of an instance: the primary one, those of all interfaces, IPv6, public.
-func ec2Addresses(i *types.Instance) (addresses, error) {
-	var a addresses
+func ec2Addresses(i *types.Instance) (poll.AddressSet, error) {
+	var a poll.AddressSet
 	var errs []error
 	add := func(err error) { errs = append(errs, err) }
-	add(parse(&a.private, aws.ToString(i.PrivateIpAddress)))
+	add(a.Private.Add(aws.ToString(i.PrivateIpAddress)))
 	for _, n := range i.NetworkInterfaces {
 		for _, p := range n.PrivateIpAddresses {
-			add(parse(&a.private, aws.ToString(p.PrivateIpAddress)))
+			add(a.Private.Add(aws.ToString(p.PrivateIpAddress)))
 			if p.Association != nil {
-				add(parse(&a.public, aws.ToString(p.Association.PublicIp)))
+				add(a.Public.Add(aws.ToString(p.Association.PublicIp)))
 			}
 		}
 		for _, six := range n.Ipv6Addresses {
-			add(parse(&a.v6, aws.ToString(six.Ipv6Address)))
+			add(a.V6.Add(aws.ToString(six.Ipv6Address)))
 		}
 	}
-	add(parse(&a.v6, aws.ToString(i.Ipv6Address)))
-	add(parse(&a.public, aws.ToString(i.PublicIpAddress)))
+	add(a.V6.Add(aws.ToString(i.Ipv6Address)))
+	add(a.Public.Add(aws.ToString(i.PublicIpAddress)))
 	return a, errors.Join(errs...)
 }
 
@@ -141,7 +141,7 @@ func (v *visit) zoneID(ctx context.Context, name string) (string, error) {
 	if zones == nil {
 		out, err := call(ctx, &v.spend, v.describeZones, &ec2.DescribeAvailabilityZonesInput{})
 		if err != nil {
-			return "", haltError{err} // every other item would meet it too
+			return "", poll.Halt(err) // every other item would meet it too
 		}
 		zones = map[string]string{}
 		for _, z := range out.AvailabilityZones {

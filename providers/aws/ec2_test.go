@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/providers/aws/awstest"
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 	"go.uber.org/goleak"
@@ -113,8 +112,8 @@ func TestOnlySixteenAddressesOfANode(t *testing.T) {
 		}
 	})}})
 	l := open(t, Config{Kinds: []string{KindEC2}, Endpoint: url, NoTargetHealth: true})
-	if got := list(t, l, KindEC2, "").Records[0].Addresses; len(got) != maxAddresses || got[0] != netip.MustParseAddr("10.1.0.1") {
-		t.Errorf("addresses are %v, want %d with the primary one first", got, maxAddresses)
+	if got := list(t, l, KindEC2, "").Records[0].Addresses; len(got) != poll.MaxAddresses || got[0] != netip.MustParseAddr("10.1.0.1") {
+		t.Errorf("addresses are %v, want %d with the primary one first", got, poll.MaxAddresses)
 	}
 }
 
@@ -298,17 +297,6 @@ func TestPermissionsAreTheCallsThatAreMade(t *testing.T) {
 		got := slices.Sorted(maps.Keys(api.Counts()))
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("permissions for %s (-named +used):\n%s", kind, diff)
-		}
-	}
-}
-
-func TestWorse(t *testing.T) {
-	order := []federation.Health{federation.HealthPassing, federation.HealthUnknown, federation.HealthDraining, federation.HealthFailing}
-	for i, a := range order {
-		for j, b := range order {
-			if got, want := worse(a, b), order[max(i, j)]; got != want {
-				t.Errorf("worse of %v and %v is %v, want %v", a, b, got, want)
-			}
 		}
 	}
 }

@@ -76,7 +76,7 @@ func (v *visit) listECS(ctx context.Context, cluster string) error {
 		f, err := v.ecsRecord(t, state)
 		switch {
 		case err != nil && state == poll.StateRunning:
-			err = v.spoilt(id, err)
+			err = v.Spoilt(id, err)
 		case err == nil:
 			err = v.add(f)
 		default:
@@ -105,8 +105,8 @@ func (v *visit) taskARNs(ctx context.Context, cluster string) ([]string, error) 
 		for _, a := range out.TaskArns {
 			listed[a] = true
 		}
-		if len(listed) > maxRecords {
-			return nil, fmt.Errorf("there are more than %d tasks in cluster %q", maxRecords, cluster)
+		if len(listed) > poll.MaxGathered {
+			return nil, fmt.Errorf("there are more than %d tasks in cluster %q", poll.MaxGathered, cluster)
 		}
 		return out.NextToken, nil
 	})
@@ -135,7 +135,7 @@ func (v *visit) tasks(ctx context.Context, cluster string, arns []string) ([]typ
 func (v *visit) miss(what string, failures []types.Failure) {
 	for n, f := range failures {
 		if reason := aws.ToString(f.Reason); reason != "MISSING" && n < 10 { // ten say it; a hundred fill the log
-			v.partial = append(v.partial, fmt.Errorf("describe %s %s: %s %s", what, aws.ToString(f.Arn), reason, aws.ToString(f.Detail)))
+			v.Missing(fmt.Errorf("describe %s %s: %s %s", what, aws.ToString(f.Arn), reason, aws.ToString(f.Detail)))
 		}
 	}
 }
@@ -229,7 +229,7 @@ func port(p *int32) uint16 {
 // host is the EC2 instance that tasks share addresses with.
 type host struct {
 	instance, vpc, zone string
-	addresses           addresses
+	addresses           poll.AddressSet
 }
 
 // knowPlaces reads the subnets of the tasks with an interface of their own, and the hosts of the others.
@@ -273,7 +273,7 @@ func (v *visit) readHosts(ctx context.Context, cluster string, arns []string) er
 	filter := ec2types.Filter{Name: aws.String("instance-id"), Values: slices.Sorted(maps.Keys(byInstance))}
 	return v.eachInstance(ctx, []ec2types.Filter{filter}, func(_ string, i *ec2types.Instance) error {
 		addrs, err := ec2Addresses(i)
-		if err != nil || len(addrs.inOrder("")) == 0 {
+		if err != nil || len(addrs.InOrder("")) == 0 {
 			return nil // its tasks will say that they have no address
 		}
 		zone, err := v.zoneOf(ctx, i.Placement)
@@ -341,17 +341,17 @@ func (v *visit) ecsRecord(t *types.Task, state poll.State) (found, error) {
 		f.Network, f.Zone, f.instance = h.vpc, h.zone, h.instance
 		f.Ports = hostPorts(t, d)
 	}
-	if f.Addresses = addrs.inOrder(v.cfg.AddressType); len(f.Addresses) == 0 {
+	if f.Addresses = addrs.InOrder(v.cfg.AddressType); len(f.Addresses) == 0 {
 		return found{}, errors.New("it runs and has no address")
 	}
 	return f, nil
 }
 
-func taskAddresses(t *types.Task, eni map[string]string) (a addresses, err error) {
-	errs := []error{parse(&a.private, eni["privateIPv4Address"])}
+func taskAddresses(t *types.Task, eni map[string]string) (a poll.AddressSet, err error) {
+	errs := []error{a.Private.Add(eni["privateIPv4Address"])}
 	for _, c := range t.Containers {
 		for _, n := range c.NetworkInterfaces {
-			errs = append(errs, parse(&a.private, aws.ToString(n.PrivateIpv4Address)), parse(&a.v6, aws.ToString(n.Ipv6Address)))
+			errs = append(errs, a.Private.Add(aws.ToString(n.PrivateIpv4Address)), a.V6.Add(aws.ToString(n.Ipv6Address)))
 		}
 	}
 	return a, errors.Join(errs...)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/eks"
 	"github.com/aws/aws-sdk-go-v2/service/eks/types"
@@ -85,7 +86,11 @@ func (l *Lister) clustersIn(ctx context.Context, v *visit) ([]Cluster, error) {
 		if err != nil {
 			return here, fmt.Errorf("read the certificate authority of cluster %q: %w", name, err)
 		}
-		here = append(here, Cluster{Name: name, Region: v.place.region, Account: v.place.account.id(), Endpoint: *c.Endpoint, CA: ca,
+		account := v.place.account.id()
+		if id, err := arn.Parse(aws.ToString(c.Arn)); err == nil && account == "" { // the process's own
+			account = id.AccountID
+		}
+		here = append(here, Cluster{Name: name, Region: v.place.region, Account: account, Endpoint: *c.Endpoint, CA: ca,
 			Token: func(ctx context.Context) (string, time.Time, error) { return l.token(ctx, v.place, name) }})
 	}
 	return here, nil

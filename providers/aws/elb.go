@@ -12,6 +12,7 @@ import (
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	"github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
 // target is what a load balancer sends to. The network is part of it because private addresses overlap between networks; an
@@ -27,7 +28,7 @@ type targets map[target]federation.Health
 func (s targets) add(t target, h federation.Health) {
 	for _, at := range []target{t, {t.network, t.host, 0}} {
 		if before, has := s[at]; has {
-			s[at] = worse(before, h)
+			s[at] = poll.Worse(before, h)
 		} else {
 			s[at] = h
 		}
@@ -50,26 +51,26 @@ func (v *visit) mergeTargets(ctx context.Context) error {
 	case b.turn <- struct{}{}:
 		defer func() { <-b.turn }()
 	case <-ctx.Done():
-		return haltError{fmt.Errorf("wait for the health of load balancers' targets: %w", ctx.Err())}
+		return poll.Halt(fmt.Errorf("wait for the health of load balancers' targets: %w", ctx.Err()))
 	}
 	vpcs, news := maps.Clone(b.asked), false
-	for _, f := range v.found {
+	for _, f := range v.Found {
 		news = news || !vpcs[f.Network]
 		vpcs[f.Network] = true
 	}
 	if news || time.Since(b.at) >= v.fresh {
 		answer, err := v.askBalancers(ctx, vpcs)
 		switch {
-		case halted(err):
+		case poll.Halted(err):
 			return err
 		case err != nil:
-			v.partial = append(v.partial, fmt.Errorf("read the health of load balancers' targets: %w", err))
+			v.Missing(fmt.Errorf("read the health of load balancers' targets: %w", err))
 		default:
 			b.at, b.asked, b.targets = time.Now(), vpcs, answer
 		}
 	}
-	for i := range v.found {
-		b.targets.merge(&v.found[i])
+	for i := range v.Found {
+		b.targets.merge(&v.Found[i])
 	}
 	return nil
 }
@@ -119,11 +120,11 @@ func (v *visit) askGroup(ctx context.Context, g *types.TargetGroup, answer targe
 		}
 		t := target{host: aws.ToString(d.Target.Id), port: port(d.Target.Port)}
 		if g.TargetType == types.TargetTypeEnumIp {
-			var a addresses
-			if parse(&a.private, t.host) != nil || len(a.private) == 0 {
+			var a poll.AddressSet
+			if a.Private.Add(t.host) != nil || len(a.Private) == 0 {
 				continue
 			}
-			t.network, t.host = aws.ToString(g.VpcId), a.private[0].String()
+			t.network, t.host = aws.ToString(g.VpcId), a.Private[0].String()
 		}
 		answer.add(t, h)
 	}
@@ -154,7 +155,7 @@ func (s targets) merge(f *found) {
 		for _, p := range portsOf(f) {
 			host.port = p
 			if h, has := s[host]; has {
-				said, worst = true, worse(worst, h)
+				said, worst = true, poll.Worse(worst, h)
 			}
 		}
 	}
@@ -163,7 +164,7 @@ func (s targets) merge(f *found) {
 	case f.Health == federation.HealthUnknown: // no check of its own
 		f.Health = worst
 	default:
-		f.Health = worse(f.Health, worst)
+		f.Health = poll.Worse(f.Health, worst)
 	}
 }
 

@@ -10,37 +10,20 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
-// spend makes the requests of one listing.
-type spend struct {
-	budget poll.Budget // nil: not limited
-	calls  int
-}
-
-// haltError ends the whole listing, whatever was asked: the context or the budget has ended, or every further item would fail.
-type haltError struct{ error }
-
-func (e haltError) Unwrap() error { return e.error }
-
-// halted reports whether no further request is to be made.
-func halted(err error) bool {
-	var h haltError
-	return errors.As(err, &h)
-}
+type spend = poll.Spending
 
 // call makes one request when the budget allows it.
 func call[I, O, P any](ctx context.Context, s *spend, op operation[I, O, P], in *I) (*O, error) {
-	if s.budget != nil {
-		if err := s.budget.Wait(ctx); err != nil {
-			return nil, haltError{fmt.Errorf("wait for the budget of requests: %w", err)}
-		}
+	if err := s.Wait(ctx); err != nil {
+		return nil, err
 	}
-	s.calls++
 	out, err := op(ctx, in)
 	if err != nil {
 		return nil, classify(ctx, err)
@@ -48,26 +31,16 @@ func call[I, O, P any](ctx context.Context, s *spend, op operation[I, O, P], in 
 	return out, nil
 }
 
-var errLoop = errors.New("the provider's answer points to a page that it gave before")
-
 // pages calls read for each page: with nil first, then with the token that the call before returned.
 func pages(read func(token *string) (next *string, err error)) error {
-	var token *string
-	seen := map[string]bool{}
-	for {
-		next, err := read(token)
-		if err != nil {
-			return err
+	return poll.Pages(func(token string) (string, error) {
+		var at *string
+		if token != "" {
+			at = &token
 		}
-		if next == nil || *next == "" { // an empty page may be followed by others: the token alone says
-			return nil
-		}
-		if seen[*next] || len(seen) >= maxPages {
-			return errLoop
-		}
-		seen[*next] = true
-		token = next
-	}
+		next, err := read(at)
+		return aws.ToString(next), err
+	})
 }
 
 // The codes of errors that mean something to the framework. Services differ in them; each list holds the ones of all.
@@ -83,7 +56,7 @@ var (
 // classify gives an error of the SDK the type by which the framework knows what to do.
 func classify(ctx context.Context, err error) error {
 	if ended := ctx.Err(); ended != nil {
-		return haltError{fmt.Errorf("%w: %w", ended, err)} // the SDK's own error does not always say so
+		return poll.Halt(fmt.Errorf("%w: %w", ended, err)) // the SDK's own error does not always say so
 	}
 	var api smithy.APIError
 	if !errors.As(err, &api) {

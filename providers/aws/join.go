@@ -50,8 +50,8 @@ func Addresses(ctx context.Context, f Filter) ([]netip.Addr, error) {
 		return fail(err)
 	}
 	var all []netip.Addr
-	for _, i := range v.found {
-		if of := i.of(v.cfg.AddressType); i.State == poll.StateRunning && len(of) > 0 {
+	for _, i := range v.Found {
+		if of := i.Of(v.cfg.AddressType); i.State == poll.StateRunning && len(of) > 0 {
 			all = append(all, of[0]) // one each: the others are the same machine
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
-	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
@@ -155,7 +153,7 @@ func (l *Lister) List(ctx context.Context, scope poll.Scope, budget poll.Budget)
 	if err != nil {
 		return poll.Listing{}, fmt.Errorf("list %s of %v in %s: %w", strings.TrimRight(scope.Kind+" "+scope.Part, " "), p.account, p.region, err)
 	}
-	return v.listing(), nil
+	return v.Listing(v.Calls, func(f found) poll.Record { return f.Record }), nil
 }
 
 // visit is one look at a place.
@@ -166,16 +164,13 @@ type visit struct {
 	place *place
 	fresh time.Duration // how old an answer of the load balancers may be
 
-	found   []found
-	byID    map[string]int // index in found
-	bad     []poll.BadItem
-	partial []error
+	poll.Gathering[found]
 }
 
 // found is a workload with what load balancers may know it by.
 type found struct {
 	poll.Record
-	addresses
+	poll.AddressSet
 	instance string // EC2 instance on which it has its ports; empty: it has an address of its own
 }
 
@@ -203,7 +198,7 @@ func (l *Lister) visit(ctx context.Context, p *place, budget poll.Budget) (*visi
 		}
 		p.clients = newClients(cfg)
 	}
-	return &visit{clients: p.clients, spend: spend{budget: budget}, cfg: &l.cfg, place: p, fresh: l.targetsFor, byID: map[string]int{}}, nil
+	return &visit{clients: p.clients, spend: spend{Budget: budget}, cfg: &l.cfg, place: p, fresh: l.targetsFor}, nil
 }
 
 // leave drops clients whose credentials turned out to be of no use, so that the next visit gets new ones.
@@ -242,7 +237,7 @@ func (v *visit) list(ctx context.Context, scope poll.Scope) error {
 	if err != nil {
 		return err
 	}
-	if scope.Kind != KindCloudMap && !v.cfg.NoTargetHealth && len(v.found) > 0 {
+	if scope.Kind != KindCloudMap && !v.cfg.NoTargetHealth && len(v.Found) > 0 {
 		return v.mergeTargets(ctx)
 	}
 	return nil
@@ -266,40 +261,12 @@ func (v *visit) eachPart(ctx context.Context, part string, parts func(context.Co
 	return nil
 }
 
-// add keeps a workload that was asked for. One that moved to another page during the listing is there twice: the later one counts.
+// add keeps a workload that was asked for.
 func (v *visit) add(f found) error {
-	for k, want := range v.cfg.Tags {
-		if got, has := f.Labels[k]; !has || want != "" && got != want {
-			return nil
-		}
-	}
-	if i, twice := v.byID[f.ID]; twice {
-		v.found[i] = f
+	if !poll.HasTags(f.Labels, v.cfg.Tags) {
 		return nil
 	}
-	if len(v.found)+len(v.bad) >= maxRecords {
-		return fmt.Errorf("there are more than %d workloads in one scope: narrow it with tags", maxRecords)
-	}
-	v.byID[f.ID] = len(v.found)
-	v.found = append(v.found, f)
-	return nil
-}
-
-// spoilt notes an item that could not be read.
-func (v *visit) spoilt(id string, err error) error {
-	if len(v.found)+len(v.bad) >= maxRecords {
-		return fmt.Errorf("more than %d workloads in one scope: the last that could not be read: %w", maxRecords, err)
-	}
-	v.bad = append(v.bad, poll.BadItem{ID: id, Err: err})
-	return nil
-}
-
-func (v *visit) listing() poll.Listing {
-	l := poll.Listing{Bad: v.bad, Partial: errors.Join(v.partial...), Calls: v.calls}
-	for _, f := range v.found {
-		l.Records = append(l.Records, f.Record)
-	}
-	return l
+	return v.Add(f.ID, f)
 }
 
 // arn returns an ARN in the region's partition.
@@ -316,59 +283,6 @@ func partition(region string) string {
 		return "aws-us-gov"
 	}
 	return "aws"
-}
-
-// addresses are a workload's, by type.
-type addresses struct{ private, v6, public []netip.Addr }
-
-// parse adds an address in text form, which may be empty.
-func parse(list *[]netip.Addr, text string) error {
-	if text == "" {
-		return nil
-	}
-	a, err := netip.ParseAddr(text)
-	if err != nil {
-		return fmt.Errorf("read address: %w", err)
-	}
-	if a = a.Unmap().WithZone(""); !slices.Contains(*list, a) {
-		*list = append(*list, a)
-	}
-	return nil
-}
-
-// of returns those of one type.
-func (a addresses) of(kind string) []netip.Addr {
-	switch kind {
-	case PublicV4:
-		return a.public
-	case PrivateV6:
-		return a.v6
-	}
-	return a.private
-}
-
-// maxAddresses is how many addresses of one workload are reported. A node of EKS has hundreds, those of its pods.
-const maxAddresses = 16
-
-// inOrder returns them with the wanted type first. A workload that has none of that type keeps its others.
-func (a addresses) inOrder(wanted string) []netip.Addr {
-	all := slices.Clone(a.of(wanted))
-	for _, kind := range []string{PrivateV4, PrivateV6, PublicV4} {
-		if kind != wanted {
-			all = append(all, a.of(kind)...)
-		}
-	}
-	return slices.Clip(all[:min(len(all), maxAddresses)])
-}
-
-// worse orders health from good to bad. Unknown is worse than passing here: a signal that has been given but does not say yes.
-func worse(a, b federation.Health) federation.Health {
-	rank := map[federation.Health]int{federation.HealthPassing: 1, federation.HealthUnknown: 2, federation.HealthDraining: 3,
-		federation.HealthFailing: 4}
-	if rank[b] > rank[a] {
-		return b
-	}
-	return a
 }
 
 // keep bounds a cache that is filled for ever: beyond maxCached it starts anew.

@@ -271,7 +271,7 @@ func TestEKSClustersAndTheirTokens(t *testing.T) {
 		t.Fatalf("clusters are %v, %v, want three", clusters, err)
 	}
 	c := clusters[1]
-	if c.Name != "prod" || c.Region != "eu-west-1" || c.Endpoint != "https://k.example.com" || string(c.CA) != "PEM" {
+	if c.Name != "prod" || c.Account != awstest.Account || c.Region != "eu-west-1" || c.Endpoint != "https://k.example.com" || string(c.CA) != "PEM" {
 		t.Errorf("the cluster is %+v", c)
 	}
 	token, until, err := c.Token(t.Context())
@@ -360,34 +360,6 @@ func TestLocate(t *testing.T) {
 		}
 	}
 	t.Error("the metadata service was never asked")
-}
-
-// TestAnswersAreBounded: neither an announced nor an unannounced length beyond the limit is read.
-func TestAnswersAreBounded(t *testing.T) {
-	body := &boundedBody{ReadCloser: endless{}, left: 10}
-	n, buf := 0, make([]byte, 4)
-	for {
-		m, err := body.Read(buf)
-		if n += m; err != nil {
-			break
-		}
-	}
-	if n != 8 {
-		t.Errorf("%d bytes of an endless body were read, want those of 10 that came whole", n)
-	}
-}
-
-type endless struct{}
-
-func (endless) Read(p []byte) (int, error) { return len(p), nil }
-func (endless) Close() error               { return nil }
-
-func TestPagesEnd(t *testing.T) {
-	n := 0
-	err := pages(func(*string) (*string, error) { n++; next := fmt.Sprint(n); return &next, nil })
-	if !errors.Is(err, errLoop) || n != maxPages+1 {
-		t.Errorf("pages without end were read %d times, %v", n, err)
-	}
 }
 
 func FuzzReadTask(f *testing.F) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
 // Location is where this process runs.
@@ -82,6 +83,30 @@ func hint(ctx context.Context, err error) error {
 	return fmt.Errorf("ask EC2 where this process runs: %w", err)
 }
 
+// maxMetadata is the most that is read of one answer of a metadata service. The longest, of a task with many containers, is some
+// kilobytes.
+const maxMetadata = 64 << 10
+
+// linkLocal returns a client for metadata services. They are at link-local addresses, of which a proxy would ask its own host, and
+// send nobody elsewhere.
+func linkLocal() *http.Client {
+	return &http.Client{
+		Transport:     short{&http.Transport{Proxy: nil, DisableKeepAlives: true}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// short refuses answers of more than maxMetadata.
+type short struct{ http.RoundTripper }
+
+func (s short) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := s.RoundTripper.RoundTrip(req)
+	if err == nil {
+		resp.Body = poll.Bounded(resp.Body, maxMetadata)
+	}
+	return resp, err
+}
+
 // locateTask asks the metadata service of ECS. Without one it returns nothing.
 func locateTask(ctx context.Context) (here Location, launch string, err error) {
 	uri := os.Getenv("ECS_CONTAINER_METADATA_URI_V4")
@@ -95,8 +120,7 @@ func locateTask(ctx context.Context) (here Location, launch string, err error) {
 	if err != nil {
 		return fail(err)
 	}
-	client := http.Client{Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}} // link-local: a proxy would ask its own
-	resp, err := client.Do(req)
+	resp, err := linkLocal().Do(req)
 	if err != nil {
 		return fail(err)
 	}
@@ -118,7 +142,7 @@ func readTask(body io.Reader) (here Location, launch string, err error) {
 		AvailabilityZone string
 		LaunchType       string
 	}
-	if err := json.NewDecoder(io.LimitReader(body, 1<<20)).Decode(&task); err != nil {
+	if err := json.NewDecoder(io.LimitReader(body, maxMetadata)).Decode(&task); err != nil {
 		return Location{}, "", fmt.Errorf("read the answer: %w", err)
 	}
 	id, err := arn.Parse(task.TaskARN)

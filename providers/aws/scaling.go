@@ -20,7 +20,7 @@ const groupTag = "aws:autoscaling:groupName"
 // while the group waits for its lifecycle hooks. When the groups cannot be asked the listing is partial.
 func (v *visit) mergeScaling(ctx context.Context) error {
 	groups := map[string]bool{}
-	for _, f := range v.found {
+	for _, f := range v.Found {
 		if g := f.Labels[groupTag]; g != "" {
 			groups[g] = true
 		}
@@ -40,16 +40,16 @@ func (v *visit) mergeScaling(ctx context.Context) error {
 			}
 			return out.NextToken, nil
 		})
-		if halted(err) {
+		if poll.Halted(err) {
 			return err
 		}
 		if err != nil {
-			v.partial = append(v.partial, fmt.Errorf("read the Auto Scaling groups: %w", err))
+			v.Missing(fmt.Errorf("read the Auto Scaling groups: %w", err))
 			break
 		}
 	}
-	for n := range v.found {
-		f := &v.found[n]
+	for n := range v.Found {
+		f := &v.Found[n]
 		i, known := byInstance[f.instance]
 		if !known || f.State != poll.StateRunning {
 			continue

@@ -19,6 +19,7 @@ import (
 // Cluster is an AKS cluster, with all that a Kubernetes client needs.
 type Cluster struct {
 	Name, Region, Account string // Account is the subscription's ID
+	Group                 string // resource group, in lower case: a name is unique in it only
 	Endpoint              string // URL of the API server
 	CA                    []byte // PEM, the only authority that the API server's certificate may come from
 	// Token returns a bearer token and until when it is good.
@@ -55,7 +56,7 @@ func (l *Lister) clusters(ctx context.Context, v *visit) ([]Cluster, error) {
 		}
 		return slices.Compare(order(a), order(b))
 	})
-	errs := slices.Clone(v.partial)
+	errs := slices.Clone(v.Partial)
 	var all []Cluster
 	for _, r := range rows {
 		busy := strings.EqualFold(r.text("provisioning"), "Creating") || strings.EqualFold(r.text("provisioning"), "Deleting")
@@ -90,7 +91,8 @@ func (l *Lister) describe(ctx context.Context, v *visit, r row) (Cluster, error)
 	if len(out.Kubeconfigs) == 0 || out.Kubeconfigs[0] == nil {
 		return Cluster{}, errors.New("there is no kubeconfig in the answer")
 	}
-	c := Cluster{Name: r.text("name"), Region: r.text("location"), Account: strings.ToLower(r.text("subscriptionId"))}
+	c := Cluster{Name: r.text("name"), Region: r.text("location"), Account: strings.ToLower(r.text("subscriptionId")),
+		Group: strings.ToLower(r.text("resourceGroup"))}
 	if c.Endpoint, c.CA, err = readKubeconfig(out.Kubeconfigs[0].Value); err != nil {
 		return Cluster{}, err
 	}

@@ -50,7 +50,7 @@ func TestClusters(t *testing.T) {
 		t.Fatalf("there are %+v", got)
 	}
 	shop := got[1]
-	if shop.Endpoint != "https://shop.hcp.westeurope.azmk8s.io:443" || string(shop.CA) != string(ca) || shop.Region != "westeurope" {
+	if shop.Endpoint != "https://shop.hcp.westeurope.azmk8s.io:443" || string(shop.CA) != string(ca) || shop.Group != azuretest.Group || shop.Region != "westeurope" {
 		t.Errorf("the cluster is %+v", shop)
 	}
 	token, until, err := shop.Token(t.Context())

@@ -29,7 +29,7 @@ func (v *visit) app(r row) (found, error) {
 		f.Ports = []poll.Port{{Number: 443}}
 		return f, nil
 	}
-	if err := parse(&f.private, r.text("address")); err != nil {
+	if err := f.Private.Add(r.text("address")); err != nil {
 		return found{}, err
 	}
 	port, err := strconv.ParseUint(r.text("exposed"), 10, 16)

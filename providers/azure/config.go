@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
 // The kinds of workload, as Config.Kinds and poll.Scope.Kind name them.
@@ -20,9 +21,9 @@ const (
 
 // The types of address, as go-discover names them.
 const (
-	PrivateV4 = "private_v4"
-	PublicV4  = "public_v4" // KindVM only
-	PrivateV6 = "private_v6"
+	PrivateV4 = poll.PrivateV4
+	PublicV4  = poll.PublicV4 // KindVM only
+	PrivateV6 = poll.PrivateV6
 )
 
 // The clouds of Microsoft.
@@ -123,10 +124,7 @@ func (c *Config) validate() error {
 // The limits of what is read and remembered. What goes beyond them was not meant for us.
 const (
 	maxBody          = 32 << 20 // of one answer; a full page of 1000 machines with their interfaces is about 3 MB
-	maxPages         = 2000     // of one listing
-	maxRecords       = 200_000  // of one scope
 	maxSubscriptions = 1000     // of one query
-	maxAddresses     = 16       // of one workload; a node of AKS has hundreds, those of its pods
 )
 
 // pageSize is the most that Resource Graph gives in one answer, and requests are what it counts.

@@ -5,7 +5,6 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -41,55 +40,32 @@ func open(t *testing.T, cfg Config) *Lister {
 
 // stage puts worlds of the contract into a fake Azure.
 type stage struct {
+	providertest.Player
 	api *azuretest.Server
-
-	mu    sync.Mutex
-	world providertest.World
-	met   map[int]int
 }
 
 func (s *stage) serve(w providertest.World, inv azuretest.Inventory) {
-	s.mu.Lock()
-	s.world, s.met = w, map[int]int{}
-	s.mu.Unlock()
+	s.Serve(w)
 	s.api.Change(func(api *azuretest.Server, i *azuretest.Inventory) { *i, api.Fail, api.Pages = inv, s.fail, s.pages })
 	s.api.Forget()
 }
 
 func (s *stage) fail(r azuretest.Request) *azuretest.Failure {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r.Action != azuretest.ActionGraph || r.Page >= len(s.world.Pages) {
+	if r.Action != azuretest.ActionGraph {
 		return nil
 	}
-	p := s.world.Pages[r.Page]
-	if p.Fault == "" || p.Times > 0 && s.met[r.Page] >= p.Times {
-		return nil
+	if fault := s.Fault(r.Page); fault != "" {
+		return &azuretest.Failure{Fault: azuretest.Fault(fault), RetryAfter: providertest.RetryAfter}
 	}
-	s.met[r.Page]++
-	if p.Fault == providertest.Hang && s.world.Reached != nil {
-		s.world.Reached()
-	}
-	return &azuretest.Failure{Fault: azuretest.Fault(p.Fault), RetryAfter: providertest.RetryAfter}
+	return nil
 }
 
 // pages returns the sizes of the pages of the world. A workload that is on two pages is on both here too: the inventory has it twice.
-func (s *stage) pages(r azuretest.Request, _ int) (sizes []int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *stage) pages(r azuretest.Request, _ int) []int {
 	if strings.HasPrefix(r.Query, "resourcecontainers") {
 		return nil
 	}
-	for _, p := range s.world.Pages {
-		n := 0
-		for _, i := range p.Items {
-			if !i.Gone {
-				n++
-			}
-		}
-		sizes = append(sizes, n)
-	}
-	return sizes
+	return s.Sizes(false)
 }
 
 func (s *stage) requests() (n int) {
@@ -97,24 +73,6 @@ func (s *stage) requests() (n int) {
 		n += count
 	}
 	return n
-}
-
-// each calls see for the items of a world that are there.
-func each(w providertest.World, see func(providertest.Item)) {
-	for _, p := range w.Pages {
-		for _, i := range p.Items {
-			if !i.Gone {
-				see(i)
-			}
-		}
-	}
-}
-
-func address(i providertest.Item) string {
-	if i.Malformed {
-		return "not-an-address"
-	}
-	return providertest.Address(i.N).String()
 }
 
 var webTags = map[string]string{"mesh-service": "web", "mesh-port": "8080"}
@@ -138,13 +96,13 @@ func contract(t *testing.T, kind string, make func(providertest.World) azuretest
 
 func TestVMContract(t *testing.T) {
 	contract(t, KindVM, func(w providertest.World) (inv azuretest.Inventory) {
-		each(w, func(i providertest.Item) {
-			m := azuretest.Machine{Name: fmt.Sprintf("web-%04d", i.N), IP: address(i), Tags: webTags, Health: "healthy"}
+		for _, i := range w.Present() {
+			m := azuretest.Machine{Name: fmt.Sprintf("web-%04d", i.N), IP: i.Address(), Tags: webTags, Health: "healthy"}
 			if slices.ContainsFunc(inv.Machines, func(o azuretest.Machine) bool { return o.Name == m.Name }) {
 				m.Name = strings.ToUpper(m.Name)
 			}
 			inv.Machines = append(inv.Machines, m)
-		})
+		}
 		return inv
 	})
 }
@@ -152,19 +110,19 @@ func TestVMContract(t *testing.T) {
 func TestScaleSetContract(t *testing.T) {
 	contract(t, KindScaleSet, func(w providertest.World) azuretest.Inventory {
 		s := azuretest.ScaleSet{Name: "web", Tags: webTags}
-		each(w, func(i providertest.Item) {
-			s.Instances = append(s.Instances, azuretest.Machine{Name: fmt.Sprintf("%04d", i.N), IP: address(i), Health: "healthy"})
-		})
+		for _, i := range w.Present() {
+			s.Instances = append(s.Instances, azuretest.Machine{Name: fmt.Sprintf("%04d", i.N), IP: i.Address(), Health: "healthy"})
+		}
 		return azuretest.Inventory{ScaleSets: []azuretest.ScaleSet{s}}
 	})
 }
 
 func TestContainerAppContract(t *testing.T) {
 	contract(t, KindContainerApp, func(w providertest.World) (inv azuretest.Inventory) {
-		each(w, func(i providertest.Item) {
+		for _, i := range w.Present() {
 			inv.Apps = append(inv.Apps, azuretest.App{Name: fmt.Sprintf("web-%04d", i.N), Environment: fmt.Sprintf("env-%04d", i.N),
-				Transport: "Tcp", Port: 8080, Address: address(i), Tags: webTags})
-		})
+				Transport: "Tcp", Port: 8080, Address: i.Address(), Tags: webTags})
+		}
 		return inv
 	})
 }

@@ -18,21 +18,14 @@ import (
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
-// spend makes the requests of one listing.
-type spend struct {
-	budget poll.Budget // nil: not limited
-	calls  int
-}
+type spend = poll.Spending
 
 // call makes one request, which needs the permission action, when the budget allows it.
 func call[T any](ctx context.Context, s *spend, action string, op func(context.Context) (T, error)) (T, http.Header, error) {
 	var none T
-	if s.budget != nil {
-		if err := s.budget.Wait(ctx); err != nil {
-			return none, nil, fmt.Errorf("wait for the budget of requests: %w", err)
-		}
+	if err := s.Wait(ctx); err != nil {
+		return none, nil, err
 	}
-	s.calls++
 	var resp *http.Response
 	out, err := op(policy.WithCaptureResponse(ctx, &resp))
 	if err != nil {

@@ -8,9 +8,8 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/resourcegraph/armresourcegraph"
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
-
-var errLoop = errors.New("the provider's answer points to a page that it gave before")
 
 // graph calls see for each row that a query gives, over all pages. It notes why the rows are known not to be all.
 func (v *visit) graph(ctx context.Context, kql string, see func(row) error) error {
@@ -22,24 +21,26 @@ func (v *visit) graph(ctx context.Context, kql string, see func(row) error) erro
 	} else {
 		request.Subscriptions = to.SliceOfPtrs(v.cfg.Subscriptions...)
 	}
-	given := map[string]bool{}
 	var rows, total int64 = 0, -1
 	changed := false
-	for {
+	return poll.Pages(func(token string) (string, error) {
+		if token != "" {
+			request.Options.SkipToken = &token
+		}
 		out, header, err := call(ctx, &v.spend, actionGraph, func(ctx context.Context) (armresourcegraph.ClientResourcesResponse, error) {
 			return v.query(ctx, request, nil)
 		})
 		if err != nil {
-			return err
+			return "", err
 		}
 		data, ok := out.Data.([]any)
 		if !ok {
-			return fmt.Errorf("read the answer of Resource Graph: its data is %T, not a list", out.Data)
+			return "", fmt.Errorf("read the answer of Resource Graph: its data is %T, not a list", out.Data)
 		}
 		for _, d := range data {
 			r, _ := d.(map[string]any) // of anything else the row has no ID
 			if err := see(r); err != nil {
-				return err
+				return "", err
 			}
 		}
 		rows += int64(len(data))
@@ -48,25 +49,20 @@ func (v *visit) graph(ctx context.Context, kql string, see func(row) error) erro
 			total = *out.TotalRecords
 		}
 		if header.Get("x-ms-tenant-subscription-limit-hit") == "true" {
-			v.missing(errors.New("there are more subscriptions than Resource Graph looks at: name some, or a smaller management group"))
+			v.Missing(errors.New("there are more subscriptions than Resource Graph looks at: name some, or a smaller management group"))
 		}
-		if out.SkipToken == nil || *out.SkipToken == "" { // an empty page may be followed by others: the token alone says
+		if value(out.SkipToken) == "" {
 			truncated := out.ResultTruncated != nil && *out.ResultTruncated == armresourcegraph.ResultTruncatedTrue
 			switch {
 			case truncated:
-				v.missing(fmt.Errorf("Resource Graph has cut the answer after %d rows", rows))
+				v.Missing(fmt.Errorf("Resource Graph has cut the answer after %d rows", rows))
 			case changed || total >= 0 && rows < total:
 				// Pages are counted off from the start: a row that goes away moves one of the next page to a page that was read.
-				v.missing(fmt.Errorf("the resources have changed while they were listed: %d rows of %d", rows, total))
+				v.Missing(fmt.Errorf("the resources have changed while they were listed: %d rows of %d", rows, total))
 			}
-			return nil
 		}
-		if given[*out.SkipToken] || len(given) >= maxPages {
-			return errLoop
-		}
-		given[*out.SkipToken] = true
-		request.Options.SkipToken = out.SkipToken
-	}
+		return value(out.SkipToken), nil
+	})
 }
 
 // row is a row of an answer. What it lacks is the zero value.

@@ -60,8 +60,8 @@ func Addresses(ctx context.Context, f Filter) ([]netip.Addr, error) {
 		if err != nil {
 			return fail(err)
 		}
-		for _, m := range v.found {
-			if of := m.of(cfg.AddressType); m.State == poll.StateRunning && len(of) > 0 {
+		for _, m := range v.Found {
+			if of := m.Of(cfg.AddressType); m.State == poll.StateRunning && len(of) > 0 {
 				all = append(all, of[0]) // one each: the others are the same machine
 			}
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -83,17 +82,14 @@ type visit struct {
 	spend
 	cfg *Config
 
-	found   []found
-	byID    map[string]int // index in found
-	seen    map[string]bool
-	bad     []poll.BadItem
-	partial []error
+	poll.Gathering[found]
+	seen map[string]bool
 }
 
 // found is a workload with its addresses by type.
 type found struct {
 	poll.Record
-	addresses
+	poll.AddressSet
 	set string // the Uniform scale set whose instance it is
 }
 
@@ -108,7 +104,7 @@ func (l *Lister) visit(budget poll.Budget) (*visit, error) {
 		}
 		l.clients = c
 	}
-	return &visit{clients: l.clients, spend: spend{budget: budget}, cfg: &l.cfg, byID: map[string]int{}, seen: map[string]bool{}}, nil
+	return &visit{clients: l.clients, spend: spend{Budget: budget}, cfg: &l.cfg, seen: map[string]bool{}}, nil
 }
 
 // leave drops clients whose credentials turned out to be of no use, so that the next visit gets new ones.
@@ -137,7 +133,7 @@ func (v *visit) list(ctx context.Context, kind string) error {
 		v.seen[strings.ToLower(r.text("subscriptionId"))] = true
 		f, err := read(r)
 		if err != nil {
-			return v.spoilt(id, err)
+			return v.Spoilt(id, err)
 		}
 		f.ID, f.Kind, f.Account, f.Region = id, kind, strings.ToLower(r.text("subscriptionId")), r.text("location")
 		f.Labels = map[string]string{}
@@ -151,7 +147,7 @@ func (v *visit) list(ctx context.Context, kind string) error {
 	return err
 }
 
-// add keeps a workload that was asked for. One that moved to another page during the listing is there twice: the later one counts.
+// add keeps a workload that was asked for. Azure does not mind the case of a tag's name.
 func (v *visit) add(f found) error {
 	for k, want := range v.cfg.Tags {
 		got, has := f.Labels[k]
@@ -164,39 +160,14 @@ func (v *visit) add(f found) error {
 			return nil
 		}
 	}
-	if i, twice := v.byID[f.ID]; twice {
-		v.found[i] = f
-		return nil
-	}
-	if len(v.found)+len(v.bad) >= maxRecords {
-		return fmt.Errorf("there are more than %d workloads in one scope: narrow it with tags", maxRecords)
-	}
-	v.byID[f.ID] = len(v.found)
-	v.found = append(v.found, f)
-	return nil
-}
-
-// spoilt notes an item that could not be read.
-func (v *visit) spoilt(id string, err error) error {
-	if len(v.found)+len(v.bad) >= maxRecords {
-		return fmt.Errorf("more than %d workloads in one scope: the last that could not be read: %w", maxRecords, err)
-	}
-	v.bad = append(v.bad, poll.BadItem{ID: id, Err: err})
-	return nil
-}
-
-// missing notes why the listing is not complete, once for each reason.
-func (v *visit) missing(err error) {
-	if !slices.ContainsFunc(v.partial, func(e error) bool { return e.Error() == err.Error() }) {
-		v.partial = append(v.partial, err)
-	}
+	return v.Add(f.ID, f)
 }
 
 // listing returns what was found. Machines without an address that are not running are nobody's endpoint, not yet or no longer.
 func (v *visit) listing() poll.Listing {
-	l := poll.Listing{Bad: v.bad, Partial: errors.Join(v.partial...), Calls: v.calls}
-	for _, f := range v.found {
-		f.Addresses = f.inOrder(v.cfg.AddressType)
+	l := poll.Listing{Bad: v.Bad, Partial: errors.Join(v.Partial...), Calls: v.Calls}
+	for _, f := range v.Found {
+		f.Addresses = f.InOrder(v.cfg.AddressType)
 		switch {
 		case len(f.Addresses) > 0 || f.Host != "":
 			l.Records = append(l.Records, f.Record)
@@ -249,50 +220,10 @@ func (l *Lister) lookForLost(ctx context.Context, v *visit, kind string) error {
 		if visible[s] {
 			delete(known, s) // it is empty
 		} else {
-			v.missing(fmt.Errorf("subscription %s can no longer be seen: it is gone, or the role that lets us read it", s))
+			v.Missing(fmt.Errorf("subscription %s can no longer be seen: it is gone, or the role that lets us read it", s))
 		}
 	}
 	return nil
-}
-
-// addresses are a workload's, by type.
-type addresses struct{ private, v6, public []netip.Addr }
-
-// parse adds an address in text form, which may be empty.
-func parse(list *[]netip.Addr, text string) error {
-	if text == "" {
-		return nil
-	}
-	a, err := netip.ParseAddr(bounds(text, 64))
-	if err != nil {
-		return fmt.Errorf("read address: %w", err)
-	}
-	if a = a.Unmap().WithZone(""); !slices.Contains(*list, a) {
-		*list = append(*list, a)
-	}
-	return nil
-}
-
-// of returns those of one type.
-func (a addresses) of(kind string) []netip.Addr {
-	switch kind {
-	case PublicV4:
-		return a.public
-	case PrivateV6:
-		return a.v6
-	}
-	return a.private
-}
-
-// inOrder returns them with the wanted type first. A workload that has none of that type keeps its others.
-func (a addresses) inOrder(wanted string) []netip.Addr {
-	all := slices.Clone(a.of(wanted))
-	for _, kind := range []string{PrivateV4, PrivateV6, PublicV4} {
-		if kind != wanted {
-			all = append(all, a.of(kind)...)
-		}
-	}
-	return slices.Clip(all[:min(len(all), maxAddresses)])
 }
 
 // sorted returns the keys of a set.

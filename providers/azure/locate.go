@@ -65,12 +65,15 @@ func Locate(ctx context.Context) (Location, error) {
 	return here, nil
 }
 
+// maxMetadata is the most that is read of the answer, which is a few kilobytes, custom data left out.
+const maxMetadata = 64 << 10
+
 // readCompute reads what the metadata service says of a machine.
 func readCompute(body io.Reader) (Location, error) {
 	var c struct {
 		Location, Zone, PhysicalZone, ResourceID, SubscriptionID string
 	}
-	if err := json.NewDecoder(io.LimitReader(body, 1<<20)).Decode(&c); err != nil {
+	if err := json.NewDecoder(io.LimitReader(body, maxMetadata)).Decode(&c); err != nil {
 		return Location{}, fmt.Errorf("read the answer: %w", err)
 	}
 	if c.Location == "" || len(c.Location) > 64 || !subscriptionForm.MatchString(c.SubscriptionID) ||

@@ -91,15 +91,15 @@ func (f *found) connect(nics []nic) error {
 	for _, n := range nics {
 		slices.SortStableFunc(n.configurations, func(a, b configuration) int { return first(a.primary, b.primary) })
 		for _, c := range n.configurations {
-			list := &f.private
+			list := &f.Private
 			if strings.Contains(c.address, ":") {
-				list = &f.v6
+				list = &f.V6
 			}
-			errs = append(errs, parse(list, c.address))
+			errs = append(errs, list.Add(c.address))
 			f.Network = cmp.Or(f.Network, network(c.subnet))
 		}
 		for _, p := range n.public {
-			errs = append(errs, parse(&f.public, p))
+			errs = append(errs, f.Public.Add(p))
 		}
 	}
 	return errors.Join(errs...)
@@ -115,8 +115,8 @@ func network(subnet string) string {
 // each set, never for each instance.
 func (v *visit) findInterfaces(ctx context.Context) error {
 	lacking := map[string]bool{}
-	for _, f := range v.found {
-		if f.State == poll.StateRunning && len(f.private)+len(f.v6) == 0 {
+	for _, f := range v.Found {
+		if f.State == poll.StateRunning && len(f.Private)+len(f.V6) == 0 {
 			lacking[f.set] = true
 		}
 	}
@@ -129,17 +129,17 @@ func (v *visit) findInterfaces(ctx context.Context) error {
 			return err
 		}
 		var spoilt []string
-		for i := range v.found {
-			f := &v.found[i]
-			if f.set != set || len(f.private)+len(f.v6) > 0 {
+		for i := range v.Found {
+			f := &v.Found[i]
+			if f.set != set || len(f.Private)+len(f.V6) > 0 {
 				continue
 			}
 			if err := f.connect(nics[f.ID]); err != nil {
-				v.bad = append(v.bad, poll.BadItem{ID: f.ID, Err: err})
+				v.Bad = append(v.Bad, poll.BadItem{ID: f.ID, Err: err})
 				spoilt = append(spoilt, f.ID)
 			}
 		}
-		v.found = slices.DeleteFunc(v.found, func(f found) bool { return slices.Contains(spoilt, f.ID) })
+		v.Delete(func(f found) bool { return slices.Contains(spoilt, f.ID) })
 	}
 	return nil
 }
@@ -157,8 +157,8 @@ func (v *visit) interfacesOf(ctx context.Context, set string) (map[string][]nic,
 	of := map[string][]nic{}
 	pager := list(id.ResourceGroupName, id.Name, nil)
 	for pages := 0; pager.More(); pages++ {
-		if pages >= maxPages {
-			return nil, errLoop
+		if pages >= poll.MaxPages {
+			return nil, poll.ErrLoop
 		}
 		page, _, err := call(ctx, &v.spend, actionScaleSetNICs, pager.NextPage)
 		if err != nil {

@@ -203,7 +203,7 @@ func FuzzAnswer(f *testing.F) {
 				continue
 			}
 			for _, r := range got.Records {
-				if r.ID == "" || len(r.Addresses) == 0 && r.Host == "" || len(r.Addresses) > maxAddresses {
+				if r.ID == "" || len(r.Addresses) == 0 && r.Host == "" || len(r.Addresses) > poll.MaxAddresses {
 					t.Errorf("%s gives record %+v", raw, r)
 				}
 			}

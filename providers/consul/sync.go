@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,12 +21,13 @@ import (
 const (
 	metaSource = "external-source" // the key that Consul's own tools use, and its UI shows
 	source     = "tradewind"
-	metaOwner  = "tradewind-owner"  // region/gateway that registered it, and alone may change it
-	metaRegion = "tradewind-region" // the region that exports the service
+	metaOwner  = "tradewind-owner" // region/gateway that registered it, and alone may change it
 )
 
-// maxEntries bounds what peers can put into an agent.
-const maxEntries = 5_000
+const (
+	maxEntries = 5_000 // what peers can put into an agent
+	maxPrefix  = 32    // half of a DNS label
+)
 
 // SyncConfig configures a Sync.
 type SyncConfig struct {
@@ -41,6 +43,7 @@ type SyncConfig struct {
 	Interval time.Duration
 	// Writes is how many writes are made in a second. Default 50: the agent saves each to disk and sends it to the servers.
 	Writes int
+	Prefix string   // of each name in Consul, so that imports do not meet services of the same name
 	Tags   []string // given to each service
 	// Merge registers imports also under names that services of this Consul have. Callers then reach either by chance.
 	Merge bool
@@ -50,17 +53,17 @@ type SyncConfig struct {
 // Entry is an import as callers of the local Consul are to see it.
 type Entry struct {
 	Service federation.ServiceName
-	Region  federation.Region // that exports it
-	Address netip.AddrPort    // where callers reach it: a listener of this gateway, at an address that they can reach
-	Healthy bool              // false: it is registered as critical, which takes it out of DNS
+	Regions []federation.Region // that export it, for those who look at Consul: tags
+	Address netip.AddrPort      // where callers reach it: a listener of this gateway, at an address that they can reach
+	Healthy bool                // false: it is registered as critical, which takes it out of DNS
 }
 
-// name is the service's name in Consul, which without Enterprise has no namespaces.
-func (e Entry) name() string {
-	if e.Service.Namespace == "" || e.Service.Namespace == federation.DefaultNamespace {
-		return e.Service.Name
+// Name is what a service is called in Consul, which without Enterprise has no namespaces.
+func (s *Sync) Name(service federation.ServiceName) string {
+	if service.Namespace == "" || service.Namespace == federation.DefaultNamespace {
+		return s.cfg.Prefix + service.Name
 	}
-	return e.Service.Name + "-" + e.Service.Namespace
+	return s.cfg.Prefix + service.Name + "-" + service.Namespace
 }
 
 // Held is an entry that is not shown in Consul.
@@ -74,6 +77,7 @@ type SyncStatus struct {
 	Registered int                    // entries that Consul has
 	Held       []Held                 // entries that it is not to have
 	LastBeat   time.Time              // when the agent last heard that we are alive
+	LastEqual  time.Time              // when Consul last was as it should be, but for what is held; zero: never
 	Problem    *federation.Diagnostic // why Consul does not show all, or nil
 }
 
@@ -104,8 +108,12 @@ func NewSync(cfg SyncConfig) (*Sync, error) {
 	if _, err := federation.ParseRegion(string(cfg.Region)); err != nil {
 		errs = append(errs, err)
 	}
-	if _, err := federation.ParseServiceName(cfg.Gateway); err != nil {
-		errs = append(errs, fmt.Errorf("gateway's name: %w", err))
+	if cfg.Gateway == "" || strings.ContainsAny(cfg.Gateway, ":/") {
+		errs = append(errs, fmt.Errorf("gateway's name %q is empty or has a colon or slash", cfg.Gateway))
+	}
+	if strings.ContainsFunc(cfg.Prefix, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' }) ||
+		strings.HasPrefix(cfg.Prefix, "-") || len(cfg.Prefix) > maxPrefix {
+		errs = append(errs, fmt.Errorf("prefix %q: use at most %d lower-case letters, digits and hyphens, as DNS does", cfg.Prefix, maxPrefix))
 	}
 	if cfg.TTL < 0 || cfg.RemoveAfter < 0 || cfg.Interval < 0 || cfg.Writes < 0 {
 		errs = append(errs, errors.New("ttl, remove_after, interval and writes are not negative"))
@@ -134,11 +142,10 @@ func NewSync(cfg SyncConfig) (*Sync, error) {
 // that what an earlier life has registered is not withdrawn before it is known what should stay.
 func (s *Sync) Set(entries []Entry) {
 	list := slices.Clone(entries)
-	slices.SortFunc(list, func(a, b Entry) int {
-		return cmp.Or(cmp.Compare(a.name(), b.name()), cmp.Compare(a.Service.String(), b.Service.String()), cmp.Compare(a.Region, b.Region),
-			a.Address.Compare(b.Address))
+	slices.SortStableFunc(list, func(a, b Entry) int {
+		return cmp.Or(cmp.Compare(s.Name(a.Service), s.Name(b.Service)), a.Service.Compare(b.Service))
 	})
-	list = slices.CompactFunc(list, func(a, b Entry) bool { return a.Service == b.Service && a.Region == b.Region })
+	list = slices.CompactFunc(list, func(a, b Entry) bool { return a.Service == b.Service })
 	s.mu.Lock()
 	s.wanted, s.started = list, true
 	s.mu.Unlock()
@@ -213,6 +220,9 @@ func (s *Sync) note(err error) {
 	defer s.mu.Unlock()
 	before := s.status.Problem
 	s.status.Problem = s.problem(err)
+	if err == nil {
+		s.status.LastEqual = time.Now()
+	}
 	switch now := s.status.Problem; {
 	case now != nil && (before == nil || before.Code != now.Code):
 		s.cfg.Log.Warn("imports in Consul", "code", string(now.Code), "reason", now.Reason())
@@ -235,35 +245,48 @@ func (s *Sync) problem(err error) *federation.Diagnostic {
 		h := s.status.Held[0]
 		return &federation.Diagnostic{Code: federation.CodeConsulSyncHeld,
 			What: fmt.Sprintf("%d imports are not shown in Consul", len(s.status.Held)),
-			Why:  fmt.Sprintf("%v of %s: %s", h.Entry.Service, h.Entry.Region, h.Why), Fix: "rename one of them, or set merge = true"}
+			Why:  fmt.Sprintf("%v of %s: %s", h.Entry.Service, joined(h.Entry.Regions), h.Why),
+			Fix:  "rename one of them, or set prefix or merge = true in sync_to_consul"}
 	}
 	return nil
 }
 
 // registration returns how e is registered.
 func (s *Sync) registration(e Entry) *api.AgentServiceRegistration {
-	id := s.id(e)
+	id, regions := s.id(e), joined(e.Regions)
 	status := api.HealthCritical
 	if e.Healthy {
 		status = api.HealthPassing
 	}
+	tags := []string{source}
+	for _, r := range e.Regions {
+		tags = append(tags, string(r))
+	}
 	return &api.AgentServiceRegistration{
-		ID: id, Name: e.name(), Address: e.Address.Addr().Unmap().String(), Port: int(e.Address.Port()),
-		Tags: append([]string{source, string(e.Region)}, s.cfg.Tags...),
-		Meta: map[string]string{metaSource: source, metaOwner: s.owner, metaRegion: string(e.Region)},
+		ID: id, Name: s.Name(e.Service), Address: e.Address.Addr().Unmap().String(), Port: int(e.Address.Port()),
+		Tags: append(tags, s.cfg.Tags...),
+		Meta: map[string]string{metaSource: source, metaOwner: s.owner},
 		Checks: api.AgentServiceChecks{
 			{CheckID: id + aliveSuffix, Name: "Tradewind gateway " + s.owner, AliasService: s.anchor(), Status: api.HealthPassing,
 				DeregisterCriticalServiceAfter: s.cfg.RemoveAfter.String()},
-			{CheckID: id + healthSuffix, Name: "Health in " + string(e.Region), TTL: forever.String(), Status: status},
+			{CheckID: id + healthSuffix, Name: "Health in " + regions, TTL: forever.String(), Status: status},
 		},
 	}
+}
+
+func joined(regions []federation.Region) string {
+	out := make([]string, len(regions))
+	for i, r := range regions {
+		out[i] = string(r)
+	}
+	return strings.Join(out, ", ")
 }
 
 // anchorRegistration returns how this gateway itself is registered.
 func (s *Sync) anchorRegistration() *api.AgentServiceRegistration {
 	return &api.AgentServiceRegistration{
 		ID: s.anchor(), Name: source, Tags: []string{"gateway"},
-		Meta: map[string]string{metaSource: source, metaOwner: s.owner, metaRegion: string(s.cfg.Region)},
+		Meta: map[string]string{metaSource: source, metaOwner: s.owner},
 		Checks: api.AgentServiceChecks{{CheckID: s.anchor() + aliveSuffix, Name: "Tradewind gateway " + s.owner, TTL: s.cfg.TTL.String(),
 			Status: api.HealthPassing, DeregisterCriticalServiceAfter: s.cfg.RemoveAfter.String()}},
 	}
@@ -278,4 +301,4 @@ const (
 // anchor is the ID of the service that stands for this gateway. No name of ours holds a colon, so IDs differ when their parts do.
 func (s *Sync) anchor() string { return source + ":" + string(s.cfg.Region) + ":" + s.cfg.Gateway }
 
-func (s *Sync) id(e Entry) string { return s.anchor() + ":" + string(e.Region) + ":" + e.name() }
+func (s *Sync) id(e Entry) string { return s.anchor() + ":" + s.Name(e.Service) }

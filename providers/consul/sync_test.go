@@ -156,7 +156,7 @@ func (m *memory) ours() (out []string) {
 	defer m.mu.Unlock()
 	for id, s := range m.services {
 		if s.Meta[metaOwner] == "aws-1/gw-1" && s.Service != source {
-			out = append(out, fmt.Sprintf("%s@%s %s:%d %s", s.Service, s.Meta[metaRegion], s.Address, s.Port, m.checks[id+healthSuffix].Status))
+			out = append(out, fmt.Sprintf("%s@%s %s:%d %s", s.Service, s.Tags[1], s.Address, s.Port, m.checks[id+healthSuffix].Status))
 		}
 	}
 	slices.Sort(out)
@@ -189,13 +189,13 @@ func imported(name string, port int) Entry {
 	if err != nil {
 		panic(err)
 	}
-	return Entry{Service: service, Region: "gcp-1", Healthy: true, Address: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), uint16(port))}
+	return Entry{Service: service, Regions: []federation.Region{"gcp-1"}, Healthy: true, Address: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), uint16(port))}
 }
 
 func TestSyncShowsImports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
-		orphan := &api.AgentService{ID: "tradewind:aws-1:gw-1:gcp-1:old", Service: "old",
+		orphan := &api.AgentService{ID: "tradewind:aws-1:gw-1:old", Service: "old",
 			Meta: map[string]string{metaSource: source, metaOwner: "aws-1/gw-1"}}
 		m.services[orphan.ID] = orphan
 		m.services["other"] = &api.AgentService{ID: "other", Service: "other",
@@ -210,8 +210,11 @@ func TestSyncShowsImports(t *testing.T) {
 		e := imported("shop/cart", 2)
 		e.Healthy = false
 		s.Set([]Entry{imported("orders", 1), e, imported("web", 3), imported("consul", 4), imported("cart-shop", 5),
-			{Service: e.Service, Region: "az-1"}})
+			{Service: federation.ServiceName{Namespace: "default", Name: "homeless"}}})
 		settle(5 * time.Second)
+		if st := s.Status(); time.Since(st.LastEqual) > 5*time.Second {
+			t.Errorf("status %+v", st)
+		}
 		want := []string{"cart-shop@gcp-1 10.0.0.1:5 passing", "orders@gcp-1 10.0.0.1:1 passing"}
 		if got := m.ours(); !slices.Equal(got, want) {
 			t.Errorf("registered %q, want %q", got, want)
@@ -237,6 +240,9 @@ func TestSyncShowsImports(t *testing.T) {
 		}
 		if got := m.checks[s.anchor()+aliveSuffix].Status; got != api.HealthCritical {
 			t.Errorf("after the end the gateway is %s", got)
+		}
+		if err := s.Clear(t.Context()); err != nil || len(m.services) != 2 || m.services["other"] == nil || m.services["web"] == nil {
+			t.Errorf("cleared: %v, %d services", err, len(m.services))
 		}
 	})
 }
@@ -404,8 +410,8 @@ func TestSyncConverges(t *testing.T) {
 			settle(2 * time.Minute)
 			var want []string
 			for _, e := range set {
-				if !foreign[e.name()] {
-					want = append(want, fmt.Sprintf("%s@gcp-1 %v %s", e.name(), e.Address, s.registration(e).Checks[1].Status))
+				if !foreign[s.Name(e.Service)] {
+					want = append(want, fmt.Sprintf("%s@gcp-1 %v %s", s.Name(e.Service), e.Address, s.registration(e).Checks[1].Status))
 				}
 			}
 			if got := m.ours(); !slices.Equal(got, want) {
@@ -425,6 +431,7 @@ func TestNewSyncRefuses(t *testing.T) {
 	for name, cfg := range map[string]SyncConfig{
 		"no region":      {Gateway: "gw-1"},
 		"no gateway":     {Region: "aws-1"},
+		"prefix":         {Region: "aws-1", Gateway: "gw-1", Prefix: "a.b"},
 		"negative":       {Region: "aws-1", Gateway: "gw-1", TTL: -1},
 		"secret in text": {Region: "aws-1", Gateway: "gw-1", Access: Access{Address: "http://user:secret@127.0.0.1:8500"}},
 	} {

@@ -157,6 +157,23 @@ func (w *writer) reconcile(ctx context.Context) error {
 	return j.failed
 }
 
+// Clear removes all that this gateway has registered, when it is no longer to show imports. Run must have ended.
+func (s *Sync) Clear(ctx context.Context) error {
+	defer s.client.idle()
+	w := &writer{Sync: s}
+	have, err := w.read(ctx)
+	if err != nil {
+		return err
+	}
+	j := &job{writer: w}
+	for _, id := range slices.Sorted(maps.Keys(have.services)) {
+		if w.owns(have.services[id]) {
+			j.deregister(ctx, have.services[id])
+		}
+	}
+	return j.failed
+}
+
 // job is the writes of one reconcile.
 type job struct {
 	*writer
@@ -199,7 +216,7 @@ func (w *writer) choose(have state) (want map[string]Entry, held []Held) {
 	want = map[string]Entry{}
 	named := map[string]federation.ServiceName{} // which service has a name: default/a-b and b/a would be one
 	for _, e := range wanted {
-		id, name := w.id(e), e.name()
+		id, name := w.id(e), w.Name(e.Service)
 		other, used := named[name]
 		switch existing := have.services[id]; {
 		case len(want) >= maxEntries:

@@ -37,7 +37,7 @@ var (
 	listManaged = operation{"compute", "compute.instanceGroupManagers.get", http.MethodPost,
 		"managedInstances(instance,currentAction,instanceHealth/detailedHealthState),nextPageToken"}
 	listServices = operation{"run", "run.services.list", http.MethodGet, "services(name,uri,labels,terminalCondition/state," +
-		"conditions(type,state),deleteTime,template/containers/ports/name),nextPageToken,unreachable"}
+		"conditions(type,state),deleteTime),nextPageToken,unreachable"}
 	listNamespaces = operation{"servicedirectory", "servicedirectory.namespaces.list", http.MethodGet, "namespaces/name,nextPageToken"}
 	listEntries    = operation{"servicedirectory", "servicedirectory.services.list", http.MethodGet,
 		"services(name,annotations),nextPageToken"}
@@ -98,32 +98,19 @@ func (l *Lister) forget(id *identity, err error) {
 func (id *identity) token(ctx context.Context) (*auth.Token, error) {
 	t, err := id.Token(ctx)
 	if ended := ctx.Err(); ended != nil {
-		return nil, haltError{fmt.Errorf("get a token for Google Cloud: %w", ended)}
+		return nil, poll.Halt(fmt.Errorf("get a token for Google Cloud: %w", ended))
 	}
 	if err != nil {
 		// Its text only: it may be a whole page of HTML.
-		return nil, haltError{fmt.Errorf("get a token for Google Cloud: %w: %s", poll.ErrCredentials, oneLine(err.Error()))}
+		return nil, poll.Halt(fmt.Errorf("get a token for Google Cloud: %w: %s", poll.ErrCredentials, oneLine(err.Error())))
 	}
 	return t, nil
 }
 
-// haltError ends the whole listing, whatever was asked: the context, the budget or the credentials have ended.
-type haltError struct{ error }
-
-func (e haltError) Unwrap() error { return e.error }
-
-// halted reports whether no further request is to be made.
-func halted(err error) bool {
-	var h haltError
-	return errors.As(err, &h)
-}
-
 // call makes one request when the budget allows it, and reads the answer into answer.
 func (v *visit) call(ctx context.Context, op *operation, path string, query url.Values, answer any) error {
-	if v.budget != nil {
-		if err := v.budget.Wait(ctx); err != nil {
-			return haltError{fmt.Errorf("wait for the budget of requests: %w", err)}
-		}
+	if err := v.Wait(ctx); err != nil {
+		return err
 	}
 	token, err := v.identity.token(ctx)
 	if err != nil {
@@ -141,7 +128,6 @@ func (v *visit) call(ctx context.Context, op *operation, path string, query url.
 	if project, err := v.identity.QuotaProjectID(ctx); err == nil && project != "" {
 		req.Header.Set("X-Goog-User-Project", project) // without it some APIs refuse a person's own credentials
 	}
-	v.calls++
 	resp, err := v.http.Do(req)
 	if err != nil {
 		return ended(ctx, err)
@@ -151,12 +137,9 @@ func (v *visit) call(ctx context.Context, op *operation, path string, query url.
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrBody)) // what is cut off or missing is not needed: the status speaks
 		return ended(ctx, v.refused(op, resp, body))
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
-	switch {
-	case err != nil:
+	body, err := io.ReadAll(poll.Bounded(resp.Body, maxBody))
+	if err != nil {
 		return ended(ctx, fmt.Errorf("read the answer: %w", err))
-	case len(body) > maxBody:
-		return fmt.Errorf("read the answer: it is longer than the %d bytes that are read", maxBody)
 	}
 	if err := json.Unmarshal(body, answer); err != nil {
 		return fmt.Errorf("read the answer: %w", err)
@@ -167,30 +150,9 @@ func (v *visit) call(ctx context.Context, op *operation, path string, query url.
 // ended returns err, as the end of the listing when the context is what has ended.
 func ended(ctx context.Context, err error) error {
 	if over := ctx.Err(); over != nil {
-		return haltError{fmt.Errorf("%w: %w", over, err)}
+		return poll.Halt(fmt.Errorf("%w: %w", over, err))
 	}
 	return err
-}
-
-var errLoop = errors.New("the provider's answer points to a page that it gave before")
-
-// pages calls read for each page: with an empty token first, then with the one that the call before returned.
-func pages(read func(token string) (next string, err error)) error {
-	token, seen := "", map[string]bool{}
-	for {
-		next, err := read(token)
-		if err != nil {
-			return err
-		}
-		if next == "" { // an empty page may be followed by others: the token alone says
-			return nil
-		}
-		if seen[next] || len(seen) >= maxPages {
-			return errLoop
-		}
-		seen[next] = true
-		token = next
-	}
 }
 
 // asked returns a query with a token, if there is one.

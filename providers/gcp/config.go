@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
 // The kinds of workload, as Config.Kinds and poll.Scope.Kind name them.
@@ -25,9 +27,9 @@ const (
 
 // The types of address, as go-discover names them.
 const (
-	PrivateV4 = "private_v4"
-	PublicV4  = "public_v4" // instances only
-	PrivateV6 = "private_v6"
+	PrivateV4 = poll.PrivateV4
+	PublicV4  = poll.PublicV4 // instances only
+	PrivateV6 = poll.PrivateV6
 )
 
 // Config says what is listed, and as whom. Everything is a plain value.
@@ -164,8 +166,6 @@ func regionOf(location string) string {
 const (
 	maxBody    = 32 << 20 // of one answer; a full page of 500 instances with 64 labels each is about 3 MB
 	maxErrBody = 64 << 10 // of an answer that says what failed
-	maxPages   = 2000     // of one listing
-	maxRecords = 200_000  // of one scope
 )
 
 // Permissions returns the IAM permissions that a Lister with these kinds uses, sorted. KindGKE stands for Clusters.

@@ -5,7 +5,6 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/tradewind-mesh/tradewind/providers/gcp/gcptest"
@@ -47,54 +46,37 @@ func open(t *testing.T, cfg Config) *Lister {
 
 // stage puts worlds of the contract into a fake cloud.
 type stage struct {
+	providertest.Player
 	api  *gcptest.Server
 	list string // the method whose pages are the world's
-
-	mu    sync.Mutex
-	world providertest.World
-	met   map[int]int
 }
 
 func (s *stage) serve(w providertest.World, inv gcptest.Inventory) {
-	s.mu.Lock()
-	s.world, s.met = w, map[int]int{}
-	s.mu.Unlock()
+	s.Serve(w)
 	s.api.Change(func(api *gcptest.Server, i *gcptest.Inventory) { *i, api.Fail, api.Pages = inv, s.fail, s.pages })
 	s.api.Forget()
 }
 
 // fail says which failure a request meets.
 func (s *stage) fail(r gcptest.Request) *gcptest.Failure {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r.Method != s.list || r.Page >= len(s.world.Pages) {
+	if r.Method != s.list {
 		return nil
 	}
-	p := s.world.Pages[r.Page]
-	if p.Fault == "" || p.Times > 0 && s.met[r.Page] >= p.Times {
-		return nil
+	if fault := s.Fault(r.Page); fault != "" {
+		return &gcptest.Failure{Fault: gcptest.Fault(fault), RetryAfter: providertest.RetryAfter}
 	}
-	s.met[r.Page]++
-	if p.Fault == providertest.Hang && s.world.Reached != nil {
-		s.world.Reached()
-	}
-	return &gcptest.Failure{Fault: gcptest.Fault(p.Fault), RetryAfter: providertest.RetryAfter}
+	return nil
 }
 
 // pages returns the sizes of the pages of the world. Service Directory shows its one service on the first.
 func (s *stage) pages(r gcptest.Request, total int) []int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if r.Method != s.list {
 		return nil
 	}
-	sizes := make([]int, len(s.world.Pages))
+	sizes := s.Sizes(false)
 	if strings.HasPrefix(s.list, "servicedirectory") {
+		clear(sizes)
 		sizes[0] = total
-		return sizes
-	}
-	for n, p := range s.world.Pages {
-		sizes[n] = len(present(p))
 	}
 	return sizes
 }
@@ -102,29 +84,6 @@ func (s *stage) pages(r gcptest.Request, total int) []int {
 // requests returns how many requests there were, but for credentials.
 func (s *stage) requests() int {
 	return len(slices.DeleteFunc(s.api.Requests(), func(r gcptest.Request) bool { return r.Method == "token" || r.Method == "metadata" }))
-}
-
-// present returns the items of a page that are still there.
-func present(p providertest.Page) []providertest.Item {
-	return slices.DeleteFunc(slices.Clone(p.Items), func(i providertest.Item) bool { return i.Gone })
-}
-
-// each calls see for each item of a world that is there.
-func each(w providertest.World, see func(providertest.Item)) (items int) {
-	for _, p := range w.Pages {
-		for _, i := range present(p) {
-			see(i)
-			items++
-		}
-	}
-	return items
-}
-
-func address(i providertest.Item) string {
-	if i.Malformed {
-		return "not-an-address"
-	}
-	return providertest.Address(i.N).String()
 }
 
 var webLabels = map[string]string{"mesh-service": "web", "mesh-port": "8080"}
@@ -138,13 +97,13 @@ func TestInstancesContract(t *testing.T) {
 			Lister: l, Scope: poll.Scope{Provider: "gcp", Account: gcptest.Project, Kind: KindInstances}, Action: "compute.instances.list",
 			Requests: s.requests, Close: l.Close,
 			Cost: func(w providertest.World) int { // and the groups, once
-				return len(w.Pages) + min(each(w, func(providertest.Item) {}), 1)
+				return len(w.Pages) + min(len(w.Present()), 1)
 			},
 			Serve: func(_ *testing.T, w providertest.World) {
 				var inv gcptest.Inventory
-				each(w, func(i providertest.Item) {
-					inv.Instances = append(inv.Instances, gcptest.Instance{Name: fmt.Sprintf("web-%d", i.N), IP: address(i), Labels: webLabels})
-				})
+				for _, i := range w.Present() {
+					inv.Instances = append(inv.Instances, gcptest.Instance{Name: fmt.Sprintf("web-%d", i.N), IP: i.Address(), Labels: webLabels})
+				}
 				s.serve(w, inv)
 			},
 		}
@@ -165,13 +124,13 @@ func TestRunContract(t *testing.T) {
 			},
 			Serve: func(_ *testing.T, w providertest.World) {
 				var inv gcptest.Inventory
-				each(w, func(i providertest.Item) {
+				for _, i := range w.Present() {
 					v := gcptest.Service{Name: fmt.Sprintf("web-%d", i.N), URL: fmt.Sprintf("https://web-%d-abc.a.run.app", i.N), Labels: webLabels}
 					if i.Malformed {
 						v.URL = "https://[not-a-host"
 					}
 					inv.Services = append(inv.Services, v)
-				})
+				}
 				s.serve(w, inv)
 			},
 		}
@@ -190,10 +149,10 @@ func TestDirectoryContract(t *testing.T) {
 			Cost:  func(w providertest.World) int { return len(w.Pages) + 1 },
 			Serve: func(_ *testing.T, w providertest.World) {
 				web := gcptest.Entry{Namespace: "prod", Name: "web"}
-				each(w, func(i providertest.Item) {
-					web.Endpoints = append(web.Endpoints, gcptest.Endpoint{Name: fmt.Sprintf("e-%d", i.N), Address: address(i), Port: 8080,
+				for _, i := range w.Present() {
+					web.Endpoints = append(web.Endpoints, gcptest.Endpoint{Name: fmt.Sprintf("e-%d", i.N), Address: i.Address(), Port: 8080,
 						Annotations: webLabels})
-				})
+				}
 				s.serve(w, gcptest.Inventory{Entries: []gcptest.Entry{web}})
 			},
 		}

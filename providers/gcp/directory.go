@@ -40,7 +40,7 @@ func (v *visit) listDirectory(ctx context.Context, region string) error {
 		namespaces = append(namespaces, base+"/"+n)
 	}
 	if len(namespaces) == 0 {
-		err := pages(func(token string) (string, error) {
+		err := poll.Pages(func(token string) (string, error) {
 			var page struct {
 				Namespaces    []struct{ Name string }
 				NextPageToken string
@@ -74,7 +74,7 @@ func (v *visit) directoryServices(ctx context.Context, namespace string) (all []
 	if !directoryForm.MatchString(namespace) {
 		return nil, fmt.Errorf("namespace %.256q has no proper name", namespace)
 	}
-	err = pages(func(token string) (string, error) {
+	err = poll.Pages(func(token string) (string, error) {
 		var page struct {
 			Services      []entry
 			NextPageToken string
@@ -83,8 +83,8 @@ func (v *visit) directoryServices(ctx context.Context, namespace string) (all []
 		if gone(err) {
 			return "", nil
 		}
-		if len(all)+len(page.Services) > maxRecords {
-			return "", fmt.Errorf("there are more than %d services in namespace %q", maxRecords, namespace)
+		if len(all)+len(page.Services) > poll.MaxGathered {
+			return "", fmt.Errorf("there are more than %d services in namespace %q", poll.MaxGathered, namespace)
 		}
 		all = append(all, page.Services...)
 		return page.NextPageToken, err
@@ -96,9 +96,9 @@ func (v *visit) directoryServices(ctx context.Context, namespace string) (all []
 
 func (v *visit) directoryEndpoints(ctx context.Context, region string, s *entry) error {
 	if !directoryForm.MatchString(s.Name) {
-		return v.spoilt("//servicedirectory.googleapis.com/"+s.Name, errors.New("the service has no proper name"))
+		return v.Spoilt("//servicedirectory.googleapis.com/"+s.Name, errors.New("the service has no proper name"))
 	}
-	return pages(func(token string) (string, error) {
+	return poll.Pages(func(token string) (string, error) {
 		var page struct {
 			Endpoints     []json.RawMessage
 			NextPageToken string
@@ -122,25 +122,25 @@ func (v *visit) addEndpoint(region string, s *entry, raw []byte) error {
 	err := json.Unmarshal(raw, &e)
 	id := "//servicedirectory.googleapis.com/" + e.Name
 	if err != nil {
-		return v.spoilt(id, err)
+		return v.Spoilt(id, err)
 	}
 	r, err := e.record(s, v.cfg.AddressType)
 	if err != nil {
-		return v.spoilt(id, err)
+		return v.Spoilt(id, err)
 	}
 	r.ID, r.Account, r.Region = id, v.project, region
 	return v.add(r)
 }
 
 func (e *endpoint) record(s *entry, addressType string) (poll.Record, error) {
-	var all addresses
-	if err := parse(&all.private, e.Address); err != nil {
+	var all poll.AddressSet
+	if err := all.Private.Add(e.Address); err != nil {
 		return poll.Record{}, err
 	}
 	switch {
 	case e.Name == "":
 		return poll.Record{}, errors.New("it has no name")
-	case len(all.private) == 0:
+	case len(all.Private) == 0:
 		return poll.Record{}, errors.New("it has no address")
 	}
 	labels := maps.Clone(s.Annotations) // what the endpoint says comes before what is said of all of the service
@@ -149,7 +149,7 @@ func (e *endpoint) record(s *entry, addressType string) (poll.Record, error) {
 	}
 	maps.Copy(labels, e.Annotations)
 	r := poll.Record{Network: strings.Replace(e.Network, "/locations/global/", "/global/", 1), Kind: KindDirectory,
-		Addresses: all.inOrder(addressType), State: poll.StateRunning, Service: lastPart(s.Name), Labels: labels}
+		Addresses: all.InOrder(addressType), State: poll.StateRunning, Service: lastPart(s.Name), Labels: labels}
 	if e.Port != 0 {
 		r.Ports = []poll.Port{{Number: e.Port}}
 	}

@@ -73,7 +73,7 @@ func (v *visit) refused(op *operation, resp *http.Response, body []byte) error {
 	case err.status == http.StatusTooManyRequests || err.status == http.StatusForbidden && is(throttles...):
 		return &poll.ThrottledError{RetryAfter: wait, Err: err}
 	case err.status == http.StatusUnauthorized:
-		return haltError{fmt.Errorf("%w: %w", poll.ErrCredentials, err)}
+		return poll.Halt(fmt.Errorf("%w: %w", poll.ErrCredentials, err))
 	case err.status != http.StatusForbidden:
 		return err
 	case is("accessNotConfigured", "SERVICE_DISABLED"):

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tradewind-mesh/tradewind/providers/gcp/gcptest"
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
 // FuzzAnswers: whatever an API answers, it is read or refused.
@@ -26,7 +27,7 @@ func FuzzAnswers(f *testing.F) {
 		`"details":[{"retryDelay":"1e9s"}]}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		cfg := Config{Projects: []string{gcptest.Project}, AddressType: PrivateV4}
-		v := &visit{cfg: &cfg, project: gcptest.Project, byID: map[string]int{}, identity: &identity{}}
+		v := &visit{cfg: &cfg, project: gcptest.Project, identity: &identity{}}
 		var page aggregate[zonePart]
 		if json.Unmarshal(body, &page) == nil {
 			v.miss("instances", page.gaps(&cfg, func(p zonePart) warning { return p.Warning }))
@@ -44,8 +45,8 @@ func FuzzAnswers(f *testing.F) {
 		var c gkeCluster
 		_ = json.Unmarshal(body, &c)
 		_, _ = c.cluster()
-		for _, r := range v.found {
-			if r.ID == "" || r.Kind == "" || len(r.Addresses) == 0 && r.Host == "" || len(r.Addresses) > maxAddresses {
+		for _, r := range v.Found {
+			if r.ID == "" || r.Kind == "" || len(r.Addresses) == 0 && r.Host == "" || len(r.Addresses) > poll.MaxAddresses {
 				t.Errorf("record %+v lacks something", r)
 			}
 		}

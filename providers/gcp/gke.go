@@ -66,7 +66,7 @@ func (l *Lister) clustersIn(ctx context.Context, v *visit) ([]Cluster, error) {
 	}
 	page.MissingZones = slices.DeleteFunc(page.MissingZones, func(z string) bool { return !l.cfg.covers(z) })
 	v.miss("clusters", page.MissingZones)
-	errs := v.partial
+	errs := v.Partial
 	var here []Cluster
 	for n := range page.Clusters {
 		g := &page.Clusters[n]

@@ -55,7 +55,7 @@ func (v *visit) mergeGroups(ctx context.Context) error {
 	members := map[string]bool{}
 	err := v.eachGroup(ctx, func(g *group) error {
 		path := fmt.Sprintf("/compute/v1/projects/%s/%s/instanceGroupManagers/%s/listManagedInstances", v.project, g.place(), g.Name)
-		return pages(func(token string) (string, error) {
+		return poll.Pages(func(token string) (string, error) {
 			var page struct {
 				ManagedInstances []member
 				NextPageToken    string
@@ -73,13 +73,13 @@ func (v *visit) mergeGroups(ctx context.Context) error {
 		})
 	})
 	switch {
-	case err != nil && (halted(err) || len(v.cfg.Groups) > 0):
+	case err != nil && (poll.Halted(err) || len(v.cfg.Groups) > 0):
 		return err
 	case err != nil:
-		v.partial = append(v.partial, fmt.Errorf("ask the managed instance groups: %w", err))
+		v.Missing(fmt.Errorf("ask the managed instance groups: %w", err))
 	}
 	if len(v.cfg.Groups) > 0 {
-		v.found = slices.DeleteFunc(v.found, func(r poll.Record) bool { return !members[r.ID] })
+		v.Delete(func(r poll.Record) bool { return !members[r.ID] })
 	}
 	return nil
 }
@@ -87,11 +87,11 @@ func (v *visit) mergeGroups(ctx context.Context) error {
 // eachGroup calls see for the groups that may have something to say of an instance found.
 func (v *visit) eachGroup(ctx context.Context, see func(*group) error) error {
 	with := map[string]bool{} // places with instances
-	for _, r := range v.found {
+	for _, r := range v.Found {
 		with["zones/"+r.Zone], with["regions/"+r.Region] = true, true
 	}
 	var groups []group
-	err := pages(func(token string) (string, error) {
+	err := poll.Pages(func(token string) (string, error) {
 		var page aggregate[groupPart]
 		path := "/compute/v1/projects/" + v.project + "/aggregated/instanceGroupManagers"
 		if err := v.call(ctx, &listGroups, path, asked("maxResults", "500", token), &page); err != nil {
@@ -123,11 +123,10 @@ func (v *visit) eachGroup(ctx context.Context, see func(*group) error) error {
 }
 
 func (v *visit) mergeMember(g *group, m *member) {
-	n, found := v.byID["//compute.googleapis.com/"+resource(m.Instance)]
-	if !found {
+	r := v.Get("//compute.googleapis.com/" + resource(m.Instance))
+	if r == nil {
 		return
 	}
-	r := &v.found[n]
 	if r.State == poll.StateRunning && slices.Contains(leaving, m.CurrentAction) {
 		r.State = poll.StateDraining
 	}
@@ -135,7 +134,7 @@ func (v *visit) mergeMember(g *group, m *member) {
 		if i == 0 {
 			r.Health = memberHealth[h.DetailedHealthState]
 		}
-		r.Health = worse(r.Health, memberHealth[h.DetailedHealthState])
+		r.Health = poll.Worse(r.Health, memberHealth[h.DetailedHealthState])
 	}
 	if r.Ports == nil {
 		for _, p := range g.NamedPorts {

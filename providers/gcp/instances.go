@@ -97,7 +97,7 @@ func (c *Config) labelFilter() string {
 }
 
 func (v *visit) listInstances(ctx context.Context) error {
-	return pages(func(token string) (string, error) {
+	return poll.Pages(func(token string) (string, error) {
 		q := asked("maxResults", "500", token) // the most: requests are what is counted
 		if f := v.cfg.labelFilter(); f != "" {
 			q.Set("filter", f)
@@ -127,24 +127,24 @@ func (v *visit) addInstance(zone string, raw []byte) error {
 	err := json.Unmarshal(raw, &i) // reads on after a field of the wrong type, so that the name is known
 	id := fmt.Sprintf("//compute.googleapis.com/projects/%s/zones/%s/instances/%s", v.project, zone, i.Name)
 	if err != nil {
-		return v.spoilt(id, err)
+		return v.Spoilt(id, err)
 	}
 	r, all, err := instanceRecord(&i)
 	switch {
 	case err != nil:
-		return v.spoilt(id, err)
+		return v.Spoilt(id, err)
 	case v.tag != "" && !slices.Contains(i.Tags.Items, v.tag):
 		return nil
 	}
-	addrs := all.inOrder(v.cfg.AddressType)
+	addrs := all.InOrder(v.cfg.AddressType)
 	if v.only {
-		addrs = all.of(v.cfg.AddressType)
+		addrs = all.Of(v.cfg.AddressType)
 	}
 	switch {
 	case len(addrs) == 0 && v.only:
 		return nil
 	case len(addrs) == 0 && r.State == poll.StateRunning:
-		return v.spoilt(id, errors.New("it runs and has no address"))
+		return v.Spoilt(id, errors.New("it runs and has no address"))
 	case len(addrs) == 0:
 		return nil // not yet, or no longer
 	}
@@ -153,7 +153,7 @@ func (v *visit) addInstance(zone string, raw []byte) error {
 }
 
 // instanceRecord returns what an instance itself says, and its addresses.
-func instanceRecord(i *instance) (r poll.Record, a addresses, err error) {
+func instanceRecord(i *instance) (r poll.Record, a poll.AddressSet, err error) {
 	state, known := instanceStates[i.Status]
 	switch {
 	case i.Name == "":
@@ -167,12 +167,12 @@ func instanceRecord(i *instance) (r poll.Record, a addresses, err error) {
 		if n == 0 {
 			r.Network = resource(nic.Network)
 		}
-		errs = append(errs, parse(&a.private, nic.NetworkIP), parse(&a.v6, nic.IPv6Address))
+		errs = append(errs, a.Private.Add(nic.NetworkIP), a.V6.Add(nic.IPv6Address))
 		for _, c := range nic.AccessConfigs {
-			errs = append(errs, parse(&a.public, c.NatIP))
+			errs = append(errs, a.Public.Add(c.NatIP))
 		}
 		for _, c := range nic.IPv6AccessConfigs {
-			errs = append(errs, parse(&a.v6, c.ExternalIPv6))
+			errs = append(errs, a.V6.Add(c.ExternalIPv6))
 		}
 	}
 	return r, a, errors.Join(errs...)

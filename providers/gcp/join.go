@@ -57,7 +57,7 @@ func Addresses(ctx context.Context, f Filter) ([]netip.Addr, error) {
 		return fail(err)
 	}
 	var all []netip.Addr
-	for _, r := range v.found {
+	for _, r := range v.Found {
 		if r.State == poll.StateRunning {
 			all = append(all, r.Addresses[0]) // one each: the others are the same machine
 		}

@@ -163,7 +163,7 @@ func TestRun(t *testing.T) {
 		{Name: "ok", URL: "https://ok.a.run.app"}, {Name: "new", Ready: "CONDITION_PENDING"},
 		{Name: "bad", URL: "https://bad.a.run.app", Ready: "CONDITION_FAILED"},
 		{Name: "stuck", URL: "https://stuck.a.run.app:8443", Ready: "CONDITION_FAILED", Routes: "CONDITION_SUCCEEDED"},
-		{Name: "grpc", URL: "https://grpc.a.run.app", PortName: "h2c"}, {Name: "going", URL: "https://going.a.run.app", Deleted: true},
+		{Name: "grpc", URL: "https://grpc.a.run.app"}, {Name: "going", URL: "https://going.a.run.app", Deleted: true},
 		{Name: "far", Region: "us-east1", URL: "https://far.a.run.app", Ready: "CONDITION_RECONCILING"},
 	}})
 	l := open(t, Config{Kinds: []string{KindRun}, Endpoint: u})
@@ -173,16 +173,13 @@ func TestRun(t *testing.T) {
 		t.Errorf("services are\n%s, want\n%s\nbad %v", s, want, got.Bad)
 	}
 	first := poll.Record{ID: "//run.googleapis.com/projects/example-prod/locations/europe-west1/services/ok", Account: gcptest.Project,
-		Region: "europe-west1", Kind: KindRun, Host: "ok.a.run.app", Ports: []poll.Port{{Number: 443, Protocol: "http"}},
+		Region: "europe-west1", Kind: KindRun, Host: "ok.a.run.app", Ports: []poll.Port{{Number: 443, Protocol: "tcp"}},
 		State: poll.StateRunning, Health: federation.HealthPassing, Service: "ok"}
 	if diff := gocmp.Diff(first, got.Records[0], plainAddr); diff != "" {
 		t.Errorf("record (-want +got):\n%s", diff)
 	}
 	if p := got.Records[2].Ports[0].Number; p != 8443 {
 		t.Errorf("port is %d", p)
-	}
-	if p := got.Records[3].Ports[0].Protocol; p != "http2" {
-		t.Errorf("protocol is %s", p)
 	}
 	l = open(t, Config{Kinds: []string{KindRun}, Locations: []string{"us-east1"}, Endpoint: u})
 	if got := said(list(t, l, KindRun, "us-east1")); got != "far running unknown" {

@@ -3,16 +3,13 @@ package gcp
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
@@ -75,7 +72,7 @@ func (l *Lister) List(ctx context.Context, scope poll.Scope, budget poll.Budget)
 	if err != nil {
 		return poll.Listing{}, fmt.Errorf("list %s: %w", strings.TrimPrefix(scope.String(), "gcp/"), err)
 	}
-	return poll.Listing{Records: v.found, Bad: v.bad, Partial: errors.Join(v.partial...), Calls: v.calls}, nil
+	return v.Listing(v.Calls, func(r poll.Record) poll.Record { return r }), nil
 }
 
 // visit is one look at a project.
@@ -84,13 +81,8 @@ type visit struct {
 	http     *http.Client
 	identity *identity
 	project  string
-	budget   poll.Budget // nil: not limited
-	calls    int
-
-	found   []poll.Record
-	byID    map[string]int // index in found
-	bad     []poll.BadItem
-	partial []error
+	poll.Spending
+	poll.Gathering[poll.Record]
 
 	// Only Addresses sets these.
 	tag  string // a network tag that instances must have
@@ -102,7 +94,7 @@ func (l *Lister) visit(project string, budget poll.Budget) (*visit, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &visit{cfg: &l.cfg, http: l.http, identity: id, project: project, budget: budget, byID: map[string]int{}}, nil
+	return &visit{cfg: &l.cfg, http: l.http, identity: id, project: project, Spending: poll.Spending{Budget: budget}}, nil
 }
 
 func (v *visit) list(ctx context.Context, scope poll.Scope) error {
@@ -111,7 +103,7 @@ func (v *visit) list(ctx context.Context, scope poll.Scope) error {
 		if err := v.listInstances(ctx); err != nil {
 			return err
 		}
-		if v.cfg.NoGroupHealth || len(v.found) == 0 {
+		if v.cfg.NoGroupHealth || len(v.Found) == 0 {
 			return nil
 		}
 		return v.mergeGroups(ctx)
@@ -123,32 +115,12 @@ func (v *visit) list(ctx context.Context, scope poll.Scope) error {
 	return fmt.Errorf("kind %q is unknown", scope.Kind)
 }
 
-// add keeps a workload that was asked for. One that moved to another page during the listing is there twice: the later one counts.
+// add keeps a workload that was asked for.
 func (v *visit) add(r poll.Record) error {
-	for k, want := range v.cfg.Labels {
-		if got, has := r.Labels[k]; !has || want != "" && got != want {
-			return nil
-		}
-	}
-	if i, twice := v.byID[r.ID]; twice {
-		v.found[i] = r
+	if !poll.HasTags(r.Labels, v.cfg.Labels) {
 		return nil
 	}
-	if len(v.found)+len(v.bad) >= maxRecords {
-		return fmt.Errorf("there are more than %d workloads in one scope: narrow it with labels", maxRecords)
-	}
-	v.byID[r.ID] = len(v.found)
-	v.found = append(v.found, r)
-	return nil
-}
-
-// spoilt notes an item that could not be read.
-func (v *visit) spoilt(id string, err error) error {
-	if len(v.found)+len(v.bad) >= maxRecords {
-		return fmt.Errorf("more than %d workloads in one scope: the last that could not be read: %w", maxRecords, err)
-	}
-	v.bad = append(v.bad, poll.BadItem{ID: id, Err: err})
-	return nil
+	return v.Add(r.ID, r)
 }
 
 // miss notes places that could not be reached.
@@ -160,8 +132,7 @@ func (v *visit) miss(what string, places []string) {
 	for _, p := range places[:min(len(places), cap(names))] {
 		names = append(names, oneLine(lastPart(p)))
 	}
-	v.partial = append(v.partial,
-		fmt.Errorf("%d locations could not be asked for %s, such as %s", len(places), what, strings.Join(names, ", ")))
+	v.Missing(fmt.Errorf("%d locations could not be asked for %s, such as %s", len(places), what, strings.Join(names, ", ")))
 }
 
 // lastPart returns what follows the last slash.
@@ -173,56 +144,4 @@ func resource(url string) string {
 		return url[i+1:]
 	}
 	return url
-}
-
-// addresses are a workload's, by type.
-type addresses struct{ private, v6, public []netip.Addr }
-
-// parse adds an address in text form, which may be empty.
-func parse(list *[]netip.Addr, text string) error {
-	if text == "" {
-		return nil
-	}
-	a, err := netip.ParseAddr(text)
-	if err != nil {
-		return fmt.Errorf("read address: %w", err)
-	}
-	if a = a.Unmap().WithZone(""); !slices.Contains(*list, a) {
-		*list = append(*list, a)
-	}
-	return nil
-}
-
-// of returns those of one type.
-func (a addresses) of(kind string) []netip.Addr {
-	switch kind {
-	case PublicV4:
-		return a.public
-	case PrivateV6:
-		return a.v6
-	}
-	return a.private
-}
-
-const maxAddresses = 16 // of one workload are reported; the largest machines have ten interfaces
-
-// inOrder returns them with the wanted type first. A workload that has none of that type keeps its others.
-func (a addresses) inOrder(wanted string) []netip.Addr {
-	all := slices.Clone(a.of(wanted))
-	for _, kind := range []string{PrivateV4, PrivateV6, PublicV4} {
-		if kind != wanted {
-			all = append(all, a.of(kind)...)
-		}
-	}
-	return slices.Clip(all[:min(len(all), maxAddresses)])
-}
-
-// worse orders health from good to bad. Unknown is worse than passing here: a check that is there and does not say yes.
-func worse(a, b federation.Health) federation.Health {
-	rank := map[federation.Health]int{federation.HealthPassing: 1, federation.HealthUnknown: 2, federation.HealthDraining: 3,
-		federation.HealthFailing: 4}
-	if rank[b] > rank[a] {
-		return b
-	}
-	return a
 }

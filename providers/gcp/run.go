@@ -26,17 +26,12 @@ type runService struct {
 	TerminalCondition condition // "Ready"
 	Conditions        []condition
 	DeleteTime        string
-	Template          struct {
-		Containers []struct {
-			Ports []struct{ Name string }
-		}
-	}
 }
 
 // listRun lists the services of a region, or of all of them at once.
 func (v *visit) listRun(ctx context.Context, region string) error {
 	path := fmt.Sprintf("/v2/projects/%s/locations/%s/services", v.project, cmp.Or(region, "-"))
-	return pages(func(token string) (string, error) {
+	return poll.Pages(func(token string) (string, error) {
 		var page struct {
 			Services      []json.RawMessage
 			NextPageToken string
@@ -60,14 +55,14 @@ func (v *visit) addService(raw []byte) error {
 	err := json.Unmarshal(raw, &s)
 	id := "//run.googleapis.com/" + s.Name
 	if err != nil {
-		return v.spoilt(id, err)
+		return v.Spoilt(id, err)
 	}
 	if s.URI == "" && s.health() != federation.HealthPassing {
 		return nil // it has never been ready
 	}
 	r, err := s.record()
 	if err != nil {
-		return v.spoilt(id, err)
+		return v.Spoilt(id, err)
 	}
 	r.ID, r.Account = id, v.project
 	return v.add(r)
@@ -86,6 +81,8 @@ func (s *runService) health() federation.Health {
 	return federation.HealthUnknown
 }
 
+// record returns the service as one workload that has a name. What is found there is TLS, whatever the container speaks, and the name
+// in it chooses the service: the mesh carries the caller's own TLS, as tcp.
 func (s *runService) record() (poll.Record, error) {
 	name := strings.Split(s.Name, "/")
 	if len(name) != 6 || name[0] != "projects" || name[2] != "locations" || name[4] != "services" || name[5] == "" {
@@ -102,14 +99,7 @@ func (s *runService) record() (poll.Record, error) {
 		}
 	}
 	r := poll.Record{Region: name[3], Kind: KindRun, Host: u.Hostname(), State: poll.StateRunning, Health: s.health(), Service: name[5],
-		Labels: s.Labels, Ports: []poll.Port{{Number: uint16(port), Protocol: "http"}}}
-	for _, c := range s.Template.Containers {
-		for _, p := range c.Ports {
-			if p.Name == "h2c" { // from end to end; other containers are spoken to in HTTP/1
-				r.Ports[0].Protocol = "http2"
-			}
-		}
-	}
+		Labels: s.Labels, Ports: []poll.Port{{Number: uint16(port), Protocol: string(federation.ProtocolTCP)}}}
 	if s.DeleteTime != "" {
 		r.State = poll.StateDraining
 	}

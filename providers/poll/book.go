@@ -45,6 +45,7 @@ type entry struct {
 	claims  []claim
 	refusal refusal // why it claims nothing
 	overlap refusal // why its claims are not used
+	home    home    // as the site has found out
 }
 
 func (e *entry) compare(f *entry) int {

@@ -3,15 +3,38 @@ package poll
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
 
-// Limit is how many requests may be made of one account in one region.
+// Limit is how many requests may be made of one account in one region. The zero value: as is customary for the provider.
 type Limit struct {
 	Rate  float64 // a second
 	Burst int     // at once, after a rest
 }
+
+// ParseRate reads a limit such as "10/s", "90/m" or "5000/h". Its burst is what two seconds give: a listing of some pages need not
+// wait, and the API sees no more at once than a client that asks steadily makes it expect.
+func ParseRate(text string) (Limit, error) {
+	number, unit, _ := strings.Cut(text, "/")
+	seconds := map[string]float64{"s": 1, "m": 60, "h": 3600}[unit]
+	n, err := strconv.ParseFloat(number, 64)
+	rate := n / seconds
+	if err != nil || seconds == 0 || !(rate >= leastRate && rate <= mostRate) {
+		return Limit{}, fmt.Errorf("%s is no rate: write a number of requests in a second, minute or hour, such as \"10/s\" or \"90/m\", "+
+			"from one an hour to %d a second", quote(text), mostRate)
+	}
+	return Limit{Rate: rate, Burst: int(math.Ceil(2 * rate))}, nil
+}
+
+const (
+	leastRate = 1.0 / 3600 // less would not list anything within the TTL
+	mostRate  = 1000       // more is no limit
+)
 
 // limits are what we take of each cloud's quota. Others of the account, its autoscalers and consoles, need the rest.
 var limits = map[string]Limit{
@@ -27,16 +50,24 @@ var limits = map[string]Limit{
 // Budgets hands out the right to make requests: one token bucket for each provider, account and region, shared by whatever lists
 // there. Its methods may be called from any goroutine.
 type Budgets struct {
+	own Limit // instead of the provider's
+	*shared
+}
+
+type shared struct {
 	mu      sync.Mutex
 	limits  map[string]Limit
 	buckets map[bucketKey]*bucket
 }
 
-type bucketKey struct{ provider, account, region string }
+type bucketKey struct {
+	provider, account, region string
+	own                       Limit
+}
 
 // NewBudgets returns budgets with the customary limits of each provider, of which own replaces some.
 func NewBudgets(own map[string]Limit) *Budgets {
-	b := &Budgets{limits: map[string]Limit{}, buckets: map[bucketKey]*bucket{}}
+	b := &Budgets{shared: &shared{limits: map[string]Limit{}, buckets: map[bucketKey]*bucket{}}}
 	for provider, l := range limits {
 		b.limits[provider] = l
 	}
@@ -46,6 +77,10 @@ func NewBudgets(own map[string]Limit) *Budgets {
 	return b
 }
 
+// With returns budgets that have a limit of their own. Whatever lists an account with the same own limit shares it, and nothing else
+// does: who sets one has looked at the account's quota.
+func (b *Budgets) With(own Limit) *Budgets { return &Budgets{own, b.shared} }
+
 // Of returns the budget for requests about scope.
 func (b *Budgets) Of(scope Scope) Budget { return b.bucket(scope) }
 
@@ -53,9 +88,9 @@ func (b *Budgets) Of(scope Scope) Budget { return b.bucket(scope) }
 func (b *Budgets) bucket(scope Scope) *bucket {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	k := bucketKey{scope.Provider, scope.Account, scope.Region}
+	k := bucketKey{scope.Provider, scope.Account, scope.Region, b.own}
 	if b.buckets[k] == nil {
-		l := cmp.Or(b.limits[scope.Provider], b.limits[""])
+		l := cmp.Or(b.own, b.limits[scope.Provider], b.limits[""])
 		b.buckets[k] = &bucket{every: time.Duration(float64(time.Second) / l.Rate), burst: max(1, l.Burst)}
 	}
 	return b.buckets[k]

@@ -23,7 +23,7 @@ const (
 	ReasonStopped    Reason = "stopped"     // it does not run
 	ReasonTags       Reason = "tags"        // its tags cannot be understood or contradict each other
 	ReasonNotAllowed Reason = "not_allowed" // no discover rule allows its claim
-	ReasonAddress    Reason = "address"     // it has no address that may be dialled
+	ReasonAddress    Reason = "address"     // it has no address that may be dialled, or a name that has none
 	ReasonPort       Reason = "port"        // its port is not known, or it has several
 	ReasonOverlap    Reason = "overlap"     // a workload of another network has the same address
 )
@@ -150,10 +150,7 @@ func claims(rec *Record, rules []federation.Discover) ([]claim, refusal) {
 		}
 		service, namespace = name, ns
 	}
-	if rec.Host != "" && len(rec.Addresses) == 0 {
-		return nil, refusal{ReasonAddress, "it has a host name and no address"}
-	}
-	if err := federation.CheckAddress(rec.address()); err != nil {
+	if err := rec.spot().check(); err != nil {
 		return nil, refusal{ReasonAddress, err.Error()}
 	}
 	base := claim{protocol: tags.protocol, weight: tags.weight, export: tags.export}

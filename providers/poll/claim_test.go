@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"pgregory.net/rapid"
 )
 
 // used lists the records under the rules and returns the instances, or the reasons why there are none.
@@ -27,7 +28,7 @@ func used(rules []federation.Discover, records ...Record) string {
 		out = append(out, strings.TrimRight(fmt.Sprintf("%v=%v %s %v %d %s", in.Service, in.ID, in.Protocol, in.Health, in.Weight, in.Locality.Zone), " "))
 	}
 	slices.Sort(out)
-	for _, ig := range b.ignored() {
+	for _, ig := range b.ignored(func(*entry) bool { return true }) {
 		out = append(out, fmt.Sprintf("%s: %s", ig.Reason, ig.Examples[0].Why))
 	}
 	return strings.Join(out, "; ")
@@ -86,25 +87,25 @@ func TestClaims(t *testing.T) {
 		{"two namespaces", []federation.Discover{{Service: "*", Namespace: "*"}}, machine("mesh/service=shop/web", "mesh/namespace=x", "mesh/port=80"),
 			`tags: its service is "shop/web" and its namespace "x"`},
 		{"a namespace that it may not claim", web, machine("mesh/service=web", "mesh/namespace=shop", "mesh/port=80"),
-			`not_allowed: the discover rules for service "web" do not allow namespace "shop"`},
+			`not_allowed: discover rule 1 (service "web*") does not allow namespace "shop"`},
 		{"the rule's namespace", []federation.Discover{{Service: "web", Namespace: "shop"}}, machine("mesh/service=web", "mesh/port=80"),
 			"shop/web=" + at + "80  passing 0"},
 		{"a name that is none", []federation.Discover{{Service: "*"}}, machine("mesh/service=Web_1", "mesh/port=80"),
 			`not_allowed: service "Web_1" has the character 'W': only lower case letters, digits and hyphens are allowed`},
 		{"another account", []federation.Discover{{Service: "web", Accounts: []string{"2*"}}}, machine("mesh/service=web", "mesh/port=80"),
-			`not_allowed: the discover rules for service "web" do not allow account "111111111111"`},
+			`not_allowed: discover rule 1 (service "web") does not allow account "111111111111"`},
 		{"another region", []federation.Discover{{Service: "web", Regions: []string{"us-*"}}, {Service: "web", Accounts: []string{"3"}}},
-			machine("mesh/service=web", "mesh/port=80"), `not_allowed: the discover rules for service "web" do not allow region "eu-west-1"`},
+			machine("mesh/service=web", "mesh/port=80"), `not_allowed: discover rule 1 (service "web") does not allow region "eu-west-1"`},
 		{"another network", []federation.Discover{{Service: "web", Networks: []string{"vpc-1"}}},
 			with(machine("mesh/service=web", "mesh/port=80"), func(r *Record) { r.Network = "vpc-2" }),
-			`not_allowed: the discover rules for service "web" do not allow network "vpc-2"`},
+			`not_allowed: discover rule 1 (service "web") does not allow network "vpc-2"`},
 		{"stopped", web, with(machine("mesh/service=web", "mesh/port=80"), func(r *Record) { r.State = StateStopped }), "stopped: it is stopped"},
 		{"pending", web, with(machine("mesh/service=web", "mesh/port=80"), func(r *Record) { r.State = StatePending }), "web=" + at + "80  failing 0"},
 		{"draining", web, with(machine("mesh/service=web", "mesh/port=80"), func(r *Record) { r.State = StateDraining }), "web=" + at + "80  draining 0"},
 		{"unknown health as failing", []federation.Discover{{Service: "web", UnknownHealth: federation.HealthFailing}},
 			machine("mesh/service=web", "mesh/port=80"), "web=" + at + "80  failing 0"},
 		{"a host name", web, with(machine("mesh/service=web", "mesh/port=80"), func(r *Record) { r.Addresses, r.Host = nil, "x.example.com" }),
-			"address: it has a host name and no address"},
+			"address: its host name \"x.example.com\" is being resolved"},
 		{"zone", web, with(machine("mesh/service=web", "mesh/port=80"), func(r *Record) { r.Zone = "euw1-az2" }), "web=" + at + "80  passing 0 euw1-az2"},
 	} {
 		if got := used(c.rules, c.rec); got != c.want {
@@ -176,7 +177,7 @@ func TestExports(t *testing.T) {
 }
 
 func TestLongNamesStayUnique(t *testing.T) {
-	a := place{account: strings.Repeat("a", 200), network: "n1", address: netip.MustParseAddrPort("10.0.0.1:80")}
+	a := place{home{strings.Repeat("a", 200), "n1"}, spot{addr: netip.MustParseAddr("10.0.0.1")}, 80}
 	b := a
 	b.network = "n2"
 	if len(a.id()) > 128 || a.id() == b.id() {
@@ -217,7 +218,7 @@ func FuzzSnapshot(f *testing.F) {
 			b.adopt(k.Scope, k.LastComplete, k.Records)
 		}
 		b.sites.settle()
-		_ = b.ignored()
+		_ = b.ignored(func(*entry) bool { return true })
 	})
 }
 
@@ -241,4 +242,96 @@ func FuzzClaims(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestOneWorkloadOfSeveralSources: sources that know a workload's network and others that do not are joined to one instance, and
+// workloads of two networks that have one address never are.
+func TestOneWorkloadOfSeveralSources(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		type workload struct {
+			account, region, network string
+			addr                     netip.Addr
+		}
+		b, real := newBook(everything, -1), map[workload][]string{} // the networks that are said of each
+		for i := range rapid.IntRange(1, 12).Draw(t, "records") {
+			w := workload{rapid.SampledFrom([]string{"1", "2"}).Draw(t, "account"), rapid.SampledFrom([]string{"eu", "us"}).Draw(t, "region"),
+				rapid.SampledFrom([]string{"vpc-1", "vpc-2"}).Draw(t, "network"),
+				netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(1, 3).Draw(t, "address"))})}
+			said := rapid.SampledFrom([]string{"", w.network}).Draw(t, "said")
+			real[w] = append(real[w], said)
+			b.learn(scopeN(i), Listing{Records: []Record{{ID: fmt.Sprint(i), Account: w.account, Region: w.region, Network: said, Kind: "vm",
+				Addresses: []netip.Addr{w.addr}, Ports: []Port{{Number: 80}}, State: StateRunning, Service: "web"}}}, time.Unix(1, 0))
+		}
+		b.sites.settle()
+		at := map[netip.Addr]int{}
+		for _, in := range b.sites.instances() {
+			at[in.Address.Addr()]++
+		}
+		for _, addr := range []byte{1, 2, 3} {
+			where := netip.AddrFrom4([4]byte{10, 0, 0, addr})
+			networks, accounts, unknown := map[string]bool{}, map[string]bool{}, false
+			for w, said := range real {
+				if w.addr != where {
+					continue
+				}
+				accounts[w.account] = true
+				for _, s := range said {
+					if s != "" {
+						networks[s] = true
+					}
+				}
+				of := 0 // who of its account and region says the network
+				for other, said := range real {
+					if other.addr == where && other.account == w.account && other.region == w.region &&
+						slices.ContainsFunc(said, func(s string) bool { return s != "" }) {
+						of++
+					}
+				}
+				unknown = unknown || slices.Contains(said, "") && of != 1
+			}
+			switch {
+			case len(networks) > 1 || len(networks) == 1 && unknown:
+				if at[where] != 0 {
+					t.Fatalf("%v is used although two networks may have it: %v", where, real)
+				}
+			case at[where] != len(accounts):
+				t.Fatalf("%v is %d instances, want one for each of %d accounts: %v", where, at[where], len(accounts), real)
+			}
+		}
+	})
+}
+
+// TestLeftOut: who asks why a workload is no instance of a service is told of those that say they are it, and of no others.
+func TestLeftOut(t *testing.T) {
+	s := New(Config{Rules: []federation.Discover{{Service: "web", Accounts: []string{"2*"}}, {Service: "db*"}}})
+	named := func(id string, labels ...string) Record {
+		return with(machine(labels...), func(r *Record) { r.ID = id })
+	}
+	s.book.learn(scopeN(1), Listing{Records: []Record{named("1", "mesh/service=web", "mesh/port=80"),
+		named("2", "mesh/service=shop/web", "mesh/port=80"),
+		named("3", "mesh/service=web", "mesh-service=api"), named("4", "mesh/service=web", "mesh/port.admin=81"), named("5"),
+		named("6", "mesh/service=db"), with(named("7", "mesh/service=web"), func(r *Record) { r.State = StateStopped }),
+		named("8", "mesh/service=web", "mesh/namespace=shop")}}, time.Unix(1, 0))
+	for service, want := range map[string]string{
+		"web":        `not_allowed 1: discover rule 1 (service "web") does not allow account "a1"; tags 3: mesh-service is`,
+		"shop/web":   `not_allowed 1: discover rule 1 (service "web") does not allow account "a1"; not_allowed 2: discover rule 1`,
+		"web-admin":  "not_allowed 4: ",
+		"api":        "tags 3: mesh-service is ",
+		"db":         "port 6: its port is not known",
+		"shop/other": "",
+	} {
+		name, err := federation.ParseServiceName(service)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, ig := range s.LeftOut(name) {
+			for _, w := range ig.Examples {
+				got = append(got, fmt.Sprintf("%s %s: %s", ig.Reason, w.ID, w.Why))
+			}
+		}
+		if text := strings.Join(got, "; "); !strings.HasPrefix(text, want) || (text == "") != (want == "") {
+			t.Errorf("%s: left out are\n%s\nwant %s", service, text, want)
+		}
+	}
 }

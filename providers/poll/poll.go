@@ -58,7 +58,7 @@ type Record struct {
 	Network   string            `json:"network,omitempty"` // VPC, VNet or network ID: private addresses are unique inside it only
 	Kind      string            `json:"kind"`
 	Addresses []netip.Addr      `json:"addresses,omitempty"` // private ones first; the first is used
-	Host      string            `json:"host,omitempty"`      // where the provider gives a name and no address, as Cloud Run does
+	Host      string            `json:"host,omitempty"`      // where the provider gives no address, as Cloud Run does; the source resolves it
 	Ports     []Port            `json:"ports,omitempty"`     // as the provider knows them; tags may name others
 	State     State             `json:"state"`
 	Health    federation.Health `json:"health"`            // worst of the provider's own signals; unknown where it has none

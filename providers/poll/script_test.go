@@ -203,3 +203,10 @@ func ids(records ...[]Record) string {
 }
 
 var errDown = errors.New("connection refused")
+
+func sortedValues(m map[string]string) (out []string) {
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, m[k])
+	}
+	return out
+}

@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -17,8 +19,31 @@ import (
 // addresses of which something changed are looked at again.
 type sites struct {
 	rules []federation.Discover
-	at    map[netip.Addr]*site
-	dirty map[netip.Addr]struct{}
+	at    map[spot]*site
+	dirty map[spot]struct{}
+	names map[string]*name // of the spots that have no address
+}
+
+// spot is an address, or a host name where the provider gives no address. Names that are found at one address stay apart: what
+// serves there tells them apart too.
+type spot struct {
+	addr netip.Addr
+	host string
+}
+
+// spot returns where the record is reached. The zero value: nowhere.
+func (r *Record) spot() spot {
+	if addr := r.address(); addr.IsValid() || r.Host == "" {
+		return spot{addr: addr}
+	}
+	return spot{host: strings.ToLower(strings.TrimSuffix(r.Host, "."))}
+}
+
+func (s spot) String() string {
+	if s.host != "" {
+		return s.host
+	}
+	return s.addr.String()
 }
 
 // site is one address and all workloads that are seen there.
@@ -35,42 +60,46 @@ type exported struct {
 }
 
 func newSites(rules []federation.Discover) *sites {
-	return &sites{rules: rules, at: map[netip.Addr]*site{}, dirty: map[netip.Addr]struct{}{}}
+	return &sites{rules: rules, at: map[spot]*site{}, dirty: map[spot]struct{}{}, names: map[string]*name{}}
 }
 
 // add takes a new entry into account. Its record must not change afterwards.
 func (s *sites) add(e *entry) {
 	e.claims, e.refusal = claims(&e.rec, s.rules)
-	addr := e.rec.address()
-	if !addr.IsValid() {
+	where := e.rec.spot()
+	if where == (spot{}) {
 		return
 	}
-	if s.at[addr] == nil {
-		s.at[addr] = &site{}
+	if s.at[where] == nil {
+		s.at[where] = &site{}
 	}
-	s.at[addr].entries = append(s.at[addr].entries, e)
-	s.dirty[addr] = struct{}{}
+	if where.host != "" && s.names[where.host] == nil && len(e.claims) > 0 {
+		s.names[where.host] = &name{}
+	}
+	s.at[where].entries = append(s.at[where].entries, e)
+	s.dirty[where] = struct{}{}
 }
 
 // remove forgets an entry.
 func (s *sites) remove(e *entry) {
-	addr := e.rec.address()
-	if at := s.at[addr]; at != nil {
+	where := e.rec.spot()
+	if at := s.at[where]; at != nil {
 		at.entries = slices.DeleteFunc(at.entries, func(x *entry) bool { return x == e })
-		s.dirty[addr] = struct{}{}
+		s.dirty[where] = struct{}{}
 	}
 }
 
 // settle looks again at every address of which something changed, and reports whether any instance did.
 func (s *sites) settle() bool {
 	changed := false
-	for addr := range s.dirty {
-		at := s.at[addr]
+	for where := range s.dirty {
+		at := s.at[where]
 		before, exports := at.instances, at.exports
-		at.join(addr, s.rules)
+		at.join(where, s.names[where.host], s.rules)
 		changed = changed || !slices.EqualFunc(before, at.instances, sameInstance) || !slices.Equal(exports, at.exports)
 		if len(at.entries) == 0 {
-			delete(s.at, addr)
+			delete(s.at, where)
+			delete(s.names, where.host)
 		}
 	}
 	clear(s.dirty)
@@ -105,26 +134,18 @@ func (s *sites) exports() map[federation.ServiceName][]string {
 	return out
 }
 
-// join makes the instances of one address anew.
-func (at *site) join(addr netip.Addr, rules []federation.Discover) {
+// join makes the instances of one address, or of one host name of which n is known, anew.
+func (at *site) join(where spot, n *name, rules []federation.Discover) {
 	slices.SortFunc(at.entries, (*entry).compare) // so that the first of several is always the same one
 	at.instances, at.exports = nil, nil
-	networks := map[string]bool{}
-	for _, e := range at.entries {
-		e.overlap = refusal{}
-		if len(e.claims) > 0 {
-			networks[e.rec.Network] = true
-		}
-	}
-	if len(networks) > 1 {
+	networks := at.house()
+	var no refusal
+	switch {
+	case len(networks) > 1:
 		names := slices.Sorted(maps.Keys(networks))
-		why := fmt.Sprintf("networks %s and %s both have a workload at %v", quote(names[0]), quote(names[1]), addr)
-		for _, e := range at.entries {
-			if len(e.claims) > 0 {
-				e.overlap = refusal{ReasonOverlap, why}
-			}
-		}
-		return
+		no = refusal{ReasonOverlap, fmt.Sprintf("networks %s and %s both have a workload at %v", quote(names[0]), quote(names[1]), where)}
+	case where.host != "" && n != nil && !n.addr.IsValid():
+		no = refusal{ReasonAddress, n.why(where.host)}
 	}
 	type use struct {
 		place   place
@@ -132,29 +153,66 @@ func (at *site) join(addr netip.Addr, rules []federation.Discover) {
 	}
 	used := map[use]bool{}
 	for _, e := range at.entries {
+		e.overlap = refusal{}
+		if len(e.claims) > 0 {
+			e.overlap = no
+		}
 		for _, c := range e.claims {
-			u := use{place{e.rec.Account, e.rec.Network, netip.AddrPortFrom(addr, c.port)}, c.service}
+			if no.reason != "" {
+				break
+			}
+			u := use{place{e.home, where, c.port}, c.service}
 			if c.export && len(rules[c.rule].Export) > 0 && !slices.Contains(at.exports, exported{c.service, c.rule}) {
 				at.exports = append(at.exports, exported{c.service, c.rule})
 			}
 			if !used[u] {
 				used[u] = true
-				at.instances = append(at.instances, at.instance(e, c, u.place, rules))
+				at.instances = append(at.instances, at.instance(e, c, n, rules))
 			}
 		}
 	}
 }
 
-// place is where an instance runs. The same address in two networks is two places.
+// house says of each entry of the site whose network it is in, and returns the networks of those with claims. Some sources know the
+// network of a workload and others do not, such as EC2 and Cloud Map: an entry without a network is in the one that others of its
+// account and region know of at this address. When they know of several it is in none of them.
+func (at *site) house() map[string]bool {
+	type where struct{ account, region string }
+	known, several := map[where]string{}, map[where]bool{}
+	for _, e := range at.entries {
+		w := where{e.rec.Account, e.rec.Region}
+		if e.rec.Network != "" {
+			several[w] = several[w] || known[w] != "" && known[w] != e.rec.Network
+			known[w] = e.rec.Network
+		}
+	}
+	networks := map[string]bool{}
+	for _, e := range at.entries {
+		e.home = home{e.rec.Account, e.rec.Network}
+		if w := (where{e.rec.Account, e.rec.Region}); e.home.network == "" && !several[w] {
+			e.home.network = known[w]
+		}
+		if len(e.claims) > 0 {
+			networks[e.home.network] = true
+		}
+	}
+	return networks
+}
+
+// home is whose a workload is. The same address in two networks is two places.
+type home struct{ account, network string }
+
+// place is where an instance runs.
 type place struct {
-	account, network string
-	address          netip.AddrPort
+	home
+	spot
+	port uint16
 }
 
 // id names the place for as long as it exists, whichever source saw it first. A long one keeps its beginning, to be recognized,
 // and a hash, to be unique.
 func (p place) id() federation.InstanceID {
-	parts := []string{p.account, p.network, p.address.String()}
+	parts := []string{p.account, p.network, net.JoinHostPort(p.spot.String(), strconv.Itoa(int(p.port)))}
 	text := strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "/")
 	const most, hash = 128, 16
 	if len(text) > most {
@@ -165,22 +223,29 @@ func (p place) id() federation.InstanceID {
 }
 
 // instance returns claim c of e as an instance, as healthy as the worst of all that speak of its place.
-func (at *site) instance(e *entry, c claim, p place, rules []federation.Discover) federation.Instance {
-	health := federation.HealthUnknown
+func (at *site) instance(e *entry, c claim, n *name, rules []federation.Discover) federation.Instance {
+	health, where, labels := federation.HealthUnknown, e.rec.spot(), e.instanceLabels()
 	for _, other := range at.entries {
-		if other.rec.Account == p.account && other.rec.Network == p.network && other.speaksOf(p.address.Port()) {
+		if other.home == e.home && other.speaksOf(c.port) {
 			health = worst(health, other.health())
 		}
 	}
 	if health == federation.HealthUnknown {
 		health = cmp.Or(rules[c.rule].UnknownHealth, federation.HealthPassing) // a check of the gateway's own can still make it worse
 	}
+	addr := where.addr
+	if where.host != "" {
+		addr, labels["host"] = n.addr, where.host
+		if n.lost {
+			health = worst(health, federation.HealthFailing)
+		}
+	}
 	zone := e.rec.Zone
 	if len(zone) > 63 { // what a locality may have
 		zone = ""
 	}
-	return federation.Instance{ID: p.id(), Service: c.service, Address: p.address, Protocol: c.protocol, Weight: c.weight, Health: health,
-		Locality: federation.Locality{Zone: zone}, Labels: e.instanceLabels()}
+	return federation.Instance{ID: place{e.home, where, c.port}.id(), Service: c.service, Address: netip.AddrPortFrom(addr, c.port),
+		Protocol: c.protocol, Weight: c.weight, Health: health, Locality: federation.Locality{Zone: zone}, Labels: labels}
 }
 
 // worst returns the worse of two health signals; unknown says nothing. Draining is the worst: like failing it means no new
@@ -214,7 +279,7 @@ func (e *entry) health() federation.Health {
 func (e *entry) instanceLabels() map[string]string {
 	out := map[string]string{}
 	for k, v := range e.rec.Labels {
-		if tagKey(k) == "" && len(out) < maxLabels-1 {
+		if tagKey(k) == "" && len(out) < maxLabels-2 {
 			out[k] = v
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -28,30 +29,35 @@ type Config struct {
 	Timeout time.Duration
 	// Parallel is how many scopes are listed at once. Default 8, below what any API counts as abuse.
 	Parallel int
-	// Gap is the least time between two published sets. Default 1 s: the scopes of a large account end one by one, all the time.
+	// Gap is the least time between two published sets, and a tenth of it is waited for more to come. Default 1 s: the scopes of a
+	// large account end one by one, all the time. When publishing takes long it is more; see gapShare.
 	Gap     time.Duration
 	Dir     string   // where the last good listing is kept; empty: nowhere
 	Budgets *Budgets // shared with other sources; default: of its own
 	// Predecessor is a source of the same name whose Run has ended. What it knew stays in use until it is listed again.
 	Predecessor *Source
-	Rand        func() float64 // jitter, in [0,1); default: math/rand/v2
-	Log         *slog.Logger   // default: discard
+	// LookUp resolves the name of a workload that has no address. Default: as the host does.
+	LookUp func(ctx context.Context, host string) ([]netip.Addr, error)
+	Rand   func() float64 // jitter, in [0,1); default: math/rand/v2
+	Log    *slog.Logger   // default: discard
 }
 
 const (
-	retryFirst    = 5 * time.Second        // after a failure: long enough not to spin, short enough not to be noticed
-	retryMost     = 5 * time.Minute        // an API that is down recovers sooner when it is left alone
-	settleDelay   = 100 * time.Millisecond // listings that end together are published together
-	startPatience = 10 * time.Second       // how long the first set waits for scopes that do not answer
-	saveAfter     = 5 * time.Second        // after a change; a redeployment is one write
-	confirmLeast  = 5 * time.Second        // between two sets that say the same
+	retryFirst    = 5 * time.Second  // after a failure: long enough not to spin, short enough not to be noticed
+	retryMost     = 5 * time.Minute  // an API that is down recovers sooner when it is left alone
+	settleShare   = 10               // of Gap: listings that end together are published together
+	gapShare      = 10               // of the time at most goes into publishing, however small Gap is beside a large set
+	startPatience = 10 * time.Second // how long the first set waits for scopes that do not answer
+	saveAfter     = 5 * time.Second  // after a change; a redeployment is one write
+	confirmLeast  = 5 * time.Second  // between two sets that say the same
 )
 
 // Source lists an outside API and publishes what it finds. It satisfies the registry's Source and Troubled.
 type Source struct {
-	cfg  Config
-	wake chan struct{} // something was learnt
-	slot chan struct{} // of listings at once
+	cfg   Config
+	wake  chan struct{} // something was learnt
+	named chan struct{} // and there may be host names to resolve
+	slot  chan struct{} // of listings at once
 
 	mu        sync.Mutex
 	book      *book
@@ -79,14 +85,17 @@ func New(cfg Config) *Source {
 	if cfg.Budgets == nil {
 		cfg.Budgets = NewBudgets(nil)
 	}
+	if cfg.LookUp == nil {
+		cfg.LookUp = lookUp
+	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Float64
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Source{cfg: cfg, wake: make(chan struct{}, 1), slot: make(chan struct{}, cfg.Parallel), book: newBook(cfg.Rules, cfg.TTL),
-		runs: map[Scope]*run{}, told: make(chan struct{}), again: make(chan struct{}, 1)}
+	return &Source{cfg: cfg, wake: make(chan struct{}, 1), named: make(chan struct{}, 1), slot: make(chan struct{}, cfg.Parallel),
+		book: newBook(cfg.Rules, cfg.TTL), runs: map[Scope]*run{}, told: make(chan struct{}), again: make(chan struct{}, 1)}
 }
 
 // Run lists until ctx ends, and publishes with every change and as confirmation; then it returns nil. No failure of the API makes
@@ -98,6 +107,7 @@ func (s *Source) Run(ctx context.Context, publish func([]federation.Instance)) e
 	var group sync.WaitGroup
 	group.Go(func() { s.followScopes(inner, &group) })
 	group.Go(func() { s.keepSaving(inner, saved) })
+	group.Go(func() { s.followNames(inner) })
 	s.publishForever(ctx, publish)
 	stop()
 	group.Wait()
@@ -142,6 +152,7 @@ func (s *Source) restore() {
 func (s *Source) publishForever(ctx context.Context, publish func([]federation.Instance)) {
 	var set []federation.Instance
 	var last time.Time
+	gap := s.cfg.Gap
 	pending := false
 	delay := time.NewTimer(0)
 	defer delay.Stop()
@@ -153,7 +164,7 @@ func (s *Source) publishForever(ctx context.Context, publish func([]federation.I
 			return
 		case <-s.wake:
 			if !pending { // else a provider that always has news would never be heard
-				delay.Reset(max(settleDelay, s.cfg.Gap-time.Since(last)))
+				delay.Reset(max(s.cfg.Gap/settleShare, gap-time.Since(last)))
 				pending = true
 			}
 			continue
@@ -161,8 +172,9 @@ func (s *Source) publishForever(ctx context.Context, publish func([]federation.I
 		case <-delay.C:
 			pending = false
 		}
+		begun := time.Now()
 		s.mu.Lock()
-		withdrawn, next := s.book.expire(time.Now())
+		withdrawn, next := s.book.expire(begun)
 		changed := s.book.sites.settle()
 		ready, news := s.ready(), s.news()
 		if changed || set == nil {
@@ -184,6 +196,7 @@ func (s *Source) publishForever(ctx context.Context, publish func([]federation.I
 		if ctx.Err() == nil && (changed || last.IsZero() || news && time.Since(last) >= min(confirmLeast, s.cfg.Interval)) {
 			publish(set)
 			last = time.Now()
+			gap = max(s.cfg.Gap, gapShare*last.Sub(begun))
 		}
 	}
 }
@@ -194,7 +207,13 @@ func (s *Source) ready() bool {
 	if !s.book.known() && !s.knownEmpty() {
 		return false
 	}
-	if s.public || s.restored || time.Since(s.started) >= startPatience {
+	if s.public || time.Since(s.started) >= startPatience {
+		return true
+	}
+	if s.book.sites.unasked() {
+		return false
+	}
+	if s.restored {
 		return true
 	}
 	for _, r := range s.runs {
@@ -225,6 +244,7 @@ func (s *Source) tell() {
 	close(s.told)
 	s.told = make(chan struct{})
 	poke(s.wake)
+	poke(s.named)
 }
 
 // poke signals a level-triggered channel of capacity 1.

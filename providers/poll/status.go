@@ -59,7 +59,7 @@ func (s *Source) Status() Status {
 	out := Status{Problem: s.trouble()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out.Workloads, out.Instances, out.Ignored = s.book.entries, s.instances, s.book.ignored()
+	out.Workloads, out.Instances, out.Ignored = s.book.entries, s.instances, s.book.ignored(func(*entry) bool { return true })
 	for scope, p := range s.book.pages {
 		st := ScopeStatus{Scope: scope, State: p.state, LastComplete: p.lastComplete, Workloads: len(p.entries), BadItems: p.badCount,
 			Bad: slices.Clone(p.bad), Problem: p.problem}
@@ -75,12 +75,53 @@ func (s *Source) Status() Status {
 	return out
 }
 
-// ignored returns the workloads that are not used, in order of reason.
-func (b *book) ignored() []Ignored {
+// LeftOut returns the workloads that say they are service and are not used as anything, by reason. Those that are merely stopped are
+// not among them.
+func (s *Source) LeftOut(service federation.ServiceName) []Ignored {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.book.ignored(func(e *entry) bool { return e.refusal.reason != ReasonStopped && e.means(service) })
+}
+
+// means reports whether e's tags or the provider say that it is service, allowed or not. A workload that says no namespace may be of
+// any.
+func (e *entry) means(service federation.ServiceName) bool {
+	if len(e.claims) > 0 {
+		return slices.ContainsFunc(e.claims, func(c claim) bool { return c.service == service })
+	}
+	named, ports, namespace, port := []string{e.rec.Service}, []string{}, e.rec.Namespace, false
+	for label, value := range e.rec.Labels {
+		key := tagKey(label)
+		name, further := strings.CutPrefix(key, "port.")
+		switch {
+		case key == tagService:
+			named = append(named, value)
+		case key == tagNamespace:
+			namespace = value
+		case key == tagPort:
+			port = true
+		case further:
+			ports = append(ports, "-"+name)
+		}
+	}
+	if port || len(ports) == 0 {
+		ports = append(ports, "")
+	}
+	return slices.ContainsFunc(named, func(text string) bool {
+		ns, name, full := strings.Cut(text, "/")
+		if !full {
+			ns, name = namespace, text
+		}
+		return (ns == "" || ns == service.Namespace) && slices.ContainsFunc(ports, func(port string) bool { return name+port == service.Name })
+	})
+}
+
+// ignored returns the workloads that are not used and of which wanted is true, in order of reason.
+func (b *book) ignored(wanted func(*entry) bool) []Ignored {
 	by := map[Reason][]*entry{}
 	for _, p := range b.pages {
 		for _, e := range p.entries {
-			if r := e.ignored(); r.reason != "" {
+			if r := e.ignored(); r.reason != "" && wanted(e) {
 				by[r.reason] = append(by[r.reason], e)
 			}
 		}
@@ -102,11 +143,11 @@ func (e *entry) ignored() refusal { return cmp.Or(e.refusal, e.overlap) }
 
 // overlap says that workloads of two networks have the same address, if there are any.
 func (b *book) overlap() *federation.Diagnostic {
-	for _, ig := range b.ignored() {
-		if ig.Reason == ReasonOverlap {
-			return &federation.Diagnostic{Code: federation.CodeProviderOverlap, What: fmt.Sprintf("%d workloads have an address that another network uses too", ig.Count),
-				Why: ig.Examples[0].Why, Fix: "say which networks this gateway reaches: discover { networks = [\"...\"] }"}
-		}
+	for _, ig := range b.ignored(func(e *entry) bool { return e.overlap.reason == ReasonOverlap }) {
+		return &federation.Diagnostic{Code: federation.CodeProviderOverlap,
+			What: fmt.Sprintf("%d workloads have an address that another network uses too", ig.Count),
+			Why:  ig.Examples[0].Why,
+			Fix:  "say which networks this gateway reaches: discover { networks = [\"...\"] }"}
 	}
 	return nil
 }
@@ -137,6 +178,9 @@ func (s *Source) trouble() *federation.Diagnostic {
 		return worst.problem
 	}
 	if d := s.book.overlap(); d != nil {
+		return d
+	}
+	if d := s.book.sites.unresolved(); d != nil {
 		return d
 	}
 	return s.fileErr

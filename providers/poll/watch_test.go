@@ -178,3 +178,33 @@ func TestBudgetsAreShared(t *testing.T) {
 		t.Error("a bucket is of a provider, account and region")
 	}
 }
+
+func FuzzParseRate(f *testing.F) {
+	for _, text := range []string{"10/s", "90/m", "5000/h", "1e400/s", "NaN/s", "-1/s", "1/", "/s", "0x1p-2/s"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		l, err := ParseRate(text)
+		if err == nil && (!(l.Rate >= leastRate && l.Rate <= mostRate) || l.Burst < 1 || l.Burst > 2*mostRate) {
+			t.Errorf("%q is %+v", text, l)
+		}
+	})
+}
+
+// TestOwnRates: a limit of one's own takes the place of the provider's, and has a bucket of its own.
+func TestOwnRates(t *testing.T) {
+	own, err := ParseRate("90/m")
+	if err != nil || own != (Limit{Rate: 1.5, Burst: 3}) {
+		t.Fatalf("90/m is %+v, %v", own, err)
+	}
+	usual, scope := NewBudgets(nil), Scope{Provider: "aws", Account: "1", Region: "r"}
+	slow := usual.With(own)
+	switch b := slow.bucket(scope); {
+	case b.burst != 3 || b.every != time.Second*2/3:
+		t.Errorf("the bucket has %d and one more every %v", b.burst, b.every)
+	case b != usual.With(own).bucket(scope):
+		t.Error("two blocks with the same rate do not share it")
+	case b == usual.bucket(scope) || usual.With(Limit{}).bucket(scope) != usual.bucket(scope):
+		t.Error("who sets no rate does not share the usual one")
+	}
+}

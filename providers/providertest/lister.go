@@ -66,6 +66,27 @@ type Item struct {
 	Gone      bool // for an API that lists names and then asks for details: the name is listed, the workload is gone by then
 }
 
+// All returns the items of all pages.
+func (w World) All() (items []Item) {
+	for _, p := range w.Pages {
+		items = append(items, p.Items...)
+	}
+	return items
+}
+
+// Present returns the items of all pages that are there when they are asked for.
+func (w World) Present() []Item {
+	return slices.DeleteFunc(w.All(), func(i Item) bool { return i.Gone })
+}
+
+// Address returns where the workload runs, as its fake writes it.
+func (i Item) Address() string {
+	if i.Malformed {
+		return "not-an-address"
+	}
+	return Address(i.N).String()
+}
+
 // Fault is what goes wrong with a request.
 type Fault string
 

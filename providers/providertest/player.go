@@ -1,6 +1,7 @@
 package providertest
 
 import (
+	"slices"
 	"sync"
 )
 
@@ -75,6 +76,43 @@ func (p *Player) All() (items []Item, fault Fault) {
 		reached()
 	}
 	return items, fault
+}
+
+// Fault is Page for a fake that makes its pages itself and counts its requests: the fault that a request for page i meets.
+func (p *Player) Fault(i int) Fault {
+	p.mu.Lock()
+	var fault Fault
+	if i >= 0 && i < len(p.world.Pages) {
+		fault = p.meet(i)
+	}
+	reached := p.world.Reached
+	p.mu.Unlock()
+	if fault == Hang && reached != nil {
+		reached()
+	}
+	return fault
+}
+
+// Has reports whether a page of the world has the fault.
+func (p *Player) Has(f Fault) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.world.Pages, func(page Page) bool { return page.Fault == f })
+}
+
+// Sizes returns how many items each page has, those that are gone with them or not.
+func (p *Player) Sizes(gone bool) (sizes []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, page := range p.world.Pages {
+		w := World{Pages: []Page{page}}
+		if gone {
+			sizes = append(sizes, len(w.All()))
+		} else {
+			sizes = append(sizes, len(w.Present()))
+		}
+	}
+	return sizes
 }
 
 // meet returns the fault of page i, if there is one left, and counts it.

@@ -54,7 +54,8 @@ func TestPollSource(t *testing.T) {
 		l := &scripted{}
 		budgets := poll.NewBudgets(map[string]poll.Limit{"scripted": {Rate: 1000, Burst: 1000}})
 		source := poll.New(poll.Config{Name: "p", Lister: l, Rules: []federation.Discover{{Service: "*", Namespace: "*"}},
-			Interval: 20 * time.Millisecond, Gap: time.Millisecond, Budgets: budgets, Dir: t.TempDir()})
+			// A listing that is held is confirmed by others before a set is made.
+			Interval: 5 * time.Millisecond, Gap: 300 * time.Millisecond, Budgets: budgets, Dir: t.TempDir()})
 		return Rig{Source: source,
 			Set: func(_ *testing.T, set []federation.Instance) {
 				var records []poll.Record
