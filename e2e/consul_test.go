@@ -85,9 +85,9 @@ func consulFlips(t *testing.T, a *agent) {
 
 // consulPublished measures the same until the source publishes its set, from which the exchange takes a few milliseconds more.
 func consulPublished(t *testing.T, a *agent, id func(int) string) {
-	const limit = 400 * time.Millisecond
+	const limit = 300 * time.Millisecond
 	source := poll.New(poll.Config{Name: "consul", Lister: a.lister(t, consul.Config{Services: []string{id(0)}}),
-		Rules: []federation.Discover{{Service: "*"}}, Gap: 200 * time.Millisecond}) // changes follow each other here
+		Rules: []federation.Discover{{Service: "*"}}, Gap: 20 * time.Millisecond}) // as the gateway has it
 	ctx, cancel := context.WithCancel(context.Background())
 	sets, ended := make(chan []federation.Instance, 1), make(chan error, 1)
 	go func() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +26,7 @@ import (
 type agent struct {
 	bin, dir, file  string
 	dev             bool
+	in              *world.Cloud // whose loopback it is on; nil: this machine's
 	http, dns, serf string
 	api             *api.Client
 	cmd             *exec.Cmd
@@ -37,6 +39,12 @@ const rootToken = "00000000-0000-0000-0000-00000000cafe"
 // startConsul starts an agent that is a server. Without extra configuration it keeps everything in memory.
 func startConsul(t *testing.T, extra string) *agent {
 	t.Helper()
+	return startConsulIn(t, nil, extra)
+}
+
+// startConsulIn starts an agent in a cloud, where it can be asked at all addresses.
+func startConsulIn(t *testing.T, in *world.Cloud, extra string) *agent {
+	t.Helper()
 	bin, err := filepath.Abs(filepath.Join("..", "bin", "tools", "consul"))
 	if err == nil {
 		_, err = os.Stat(bin)
@@ -48,7 +56,7 @@ func startConsul(t *testing.T, extra string) *agent {
 		}
 		t.Skip(reason)
 	}
-	a := &agent{bin: bin, dir: t.TempDir(), dev: !strings.Contains(extra, "bootstrap_expect")}
+	a := &agent{bin: bin, dir: t.TempDir(), in: in, dev: !strings.Contains(extra, "bootstrap_expect")}
 	port := func() (address, port string) {
 		address, err := world.FreeAddress()
 		if err != nil {
@@ -57,28 +65,33 @@ func startConsul(t *testing.T, extra string) *agent {
 		_, port, _ = net.SplitHostPort(address)
 		return address, port
 	}
-	var http, dns, server, lan, wan string
-	a.http, http = port()
+	var web, dns, server, lan, wan string
+	a.http, web = port()
 	a.dns, dns = port()
 	_, server = port()
 	a.serf, lan = port()
 	_, wan = port()
+	client := "127.0.0.1"
+	if in != nil {
+		client = "0.0.0.0"
+	}
 	a.file = a.write(t, "agent.hcl", fmt.Sprintf(`ports { http = %s, dns = %s, server = %s, serf_lan = %s, serf_wan = %s,
   grpc = -1, grpc_tls = -1 }
 node_name = "node-%s"
 bind_addr = "127.0.0.1"
-client_addr = "127.0.0.1"
+client_addr = %q
 log_level = "warn"
 disable_update_check = true
 performance { raft_multiplier = 1 }
-%s`, http, dns, server, lan, wan, http, extra))
-	if a.api, err = api.NewClient(&api.Config{Address: a.http, Token: rootToken}); err != nil {
+%s`, web, dns, server, lan, wan, web, client, extra))
+	a.api, err = api.NewClient(&api.Config{Address: a.http, Token: rootToken, HttpClient: &http.Client{Transport: &http.Transport{
+		DialContext: a.dial}}})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if a.out, err = os.Create(filepath.Join(a.dir, "log")); err != nil {
 		t.Fatal(err)
 	}
-	a.start(t)
 	t.Cleanup(func() {
 		a.kill()
 		if t.Failed() {
@@ -86,6 +99,7 @@ performance { raft_multiplier = 1 }
 			t.Logf("consul at %s wrote:\n%s", a.http, log[max(0, len(log)-4000):])
 		}
 	})
+	a.start(t)
 	return a
 }
 
@@ -98,8 +112,13 @@ func (a *agent) start(t *testing.T) {
 		args = append(args, "-data-dir="+filepath.Join(a.dir, "data"))
 	}
 	a.cmd = exec.Command(a.bin, args...)
+	if a.in != nil {
+		a.cmd = a.in.Command(context.Background(), a.bin, args...)
+	}
 	a.cmd.Stdout, a.cmd.Stderr = a.out, a.out
-	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if a.in == nil { // else the thread that starts it may be thrown away, as those are that have been in a cloud
+		a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
 	if err := a.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -121,6 +140,9 @@ func (a *agent) elected(t *testing.T) {
 }
 
 func (a *agent) kill() {
+	if a.cmd == nil || a.cmd.Process == nil {
+		return
+	}
 	_ = a.cmd.Process.Kill()
 	_ = a.cmd.Wait()
 }
@@ -157,10 +179,21 @@ func (a *agent) update(t *testing.T, check, status string) {
 
 // lookup asks the agent's DNS server.
 func (a *agent) lookup(ctx context.Context, name string) ([]string, error) {
-	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, a.dns)
+	return a.resolver().LookupHost(ctx, name)
+}
+
+func (a *agent) resolver() *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return a.dial(ctx, network, a.dns)
 	}}
-	return r.LookupHost(ctx, name)
+}
+
+// dial connects from where the agent is.
+func (a *agent) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if a.in != nil {
+		return a.in.Dial(ctx, network, address)
+	}
+	return new(net.Dialer).DialContext(ctx, network, address)
 }
 
 func (a *agent) lister(t *testing.T, cfg consul.Config) *consul.Lister {

@@ -96,7 +96,7 @@ func syncCrash(t *testing.T, a *agent) {
 const syncTTL = 2 * time.Second
 
 func entry(name, address string, healthy bool) consul.Entry {
-	return consul.Entry{Service: federation.ServiceName{Namespace: federation.DefaultNamespace, Name: name}, Region: "gcp-1",
+	return consul.Entry{Service: federation.ServiceName{Namespace: federation.DefaultNamespace, Name: name}, Regions: []federation.Region{"gcp-1"},
 		Address: netip.MustParseAddrPort(address), Healthy: healthy}
 }
 
