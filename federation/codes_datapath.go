@@ -26,9 +26,10 @@ const (
 // dataPathCodes are the diagnoses of the data path: TW-6xxx.
 var dataPathCodes = []CodeHelp{
 	{CodeGatewaySilent, "A peer's gateway is not reached",
-		"The gateway sent packets to the address and nothing came back, or this host has no route to it. The mesh speaks QUIC, which is UDP; " +
-			"a firewall or security group that opens the port for TCP alone looks exactly like this. Open the mesh port (8443 unless " +
-			"configured otherwise) for UDP in both directions, and check that the gateway over there runs and listens on that address."},
+		"The gateway sent packets to the address and nothing came back, or this host has no route to it. The mesh speaks QUIC, which is UDP, " +
+			"and where that gets no answer TLS over TCP on the same port, unless mesh.lanes leaves one out; the message has the reason of " +
+			"each. Open the mesh port (8443 unless configured otherwise) for UDP in both directions, or at least for TCP, and check that " +
+			"the gateway over there runs and listens on that address."},
 	{CodeGatewayTLS, "The TLS handshake with a peer's gateway failed",
 		"Something answers at the address, but one side does not accept the other's certificate. Common causes: the peering exists on one " +
 			"side only, a token was made by another region, one side has replaced its root, or a clock is wrong by hours. Compare " +
@@ -46,7 +47,7 @@ var dataPathCodes = []CodeHelp{
 		"The kernel did not grant the size of buffer that the gateway asked for. Short bursts then overflow the socket: packets are lost that " +
 			"had already arrived, and throughput falls. Raise net.core.rmem_max and net.core.wmem_max with sysctl and restart the gateway, " +
 			"or give it CAP_NET_ADMIN."},
-	{CodeMeshListen, "The mesh listener cannot bind its UDP port",
+	{CodeMeshListen, "The mesh listener cannot bind its port",
 		"Another process holds the port, the address does not belong to this host, or the port is below 1024 and the gateway may not bind it."},
 	{CodePathDown, "The path to a peer went down",
 		"Every session to the peer has ended or is silent. Flows that used them were reset; new ones go to other regions where a resolver " +
@@ -59,7 +60,7 @@ var dataPathCodes = []CodeHelp{
 			"for both; it could not for TCP, most likely because another process holds it. QUIC works. Peers cannot reach this gateway " +
 			"over TCP; it can still reach them. Free the port and restart, or set mesh.lanes = [\"quic\"] to do without."},
 	{CodeLaneSilent, "A peer's gateway is not reached over TCP",
-		"The gateway tried the mesh port over TCP and got no connection. Flows go over QUIC meanwhile, but have nowhere to go when UDP is " +
+		"The gateway tried the mesh port over TCP and got no connection. QUIC serves meanwhile, but there is no other way when UDP is " +
 			"blocked. Open the mesh port (8443 unless configured otherwise) for TCP as well as UDP, and check that the gateway over there " +
 			"has \"tcp\" among its mesh.lanes and could bind the port."},
 	{CodeNoBBR, "The kernel offers no BBR congestion control",

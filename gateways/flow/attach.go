@@ -71,6 +71,7 @@ func ParseAttach(h Header, b []byte) (Attach, error) {
 type Consumed struct {
 	ID     ID
 	Role   Role   // of the end that has consumed
+	Asleep bool   // it wants to be told when more comes
 	Offset uint64 // as in ACK, or Stranded
 }
 
@@ -81,21 +82,28 @@ const Stranded = Settled + 1
 const (
 	ConsumedLen = len(ID{}) + 1 + 8     // octets of an entry
 	MaxConsumed = 4 << 10 / ConsumedLen // entries that fit into a control frame
+
+	consumedAsleep = 2 // beside the role
 )
 
 // Append appends the entry to b.
 func (c Consumed) Append(b []byte) []byte {
 	b = append(b, c.ID[:]...)
-	b = append(b, byte(c.Role))
-	return binary.BigEndian.AppendUint64(b, c.Offset)
+	role := byte(c.Role)
+	if c.Asleep {
+		role |= consumedAsleep
+	}
+	return binary.BigEndian.AppendUint64(append(b, role), c.Offset)
 }
 
 // ParseConsumed calls each with the entries of a batch, in order, and stops at the first that is none.
 func ParseConsumed(b []byte, each func(Consumed)) error {
 	for ; len(b) >= ConsumedLen; b = b[ConsumedLen:] {
-		c := Consumed{ID: ID(b), Role: Role(b[len(ID{})]), Offset: binary.BigEndian.Uint64(b[len(ID{})+1:])}
-		if c.Role > Answerer || !TypeAck.offset(c.Offset) && (c.Offset != Stranded || c.Role != Answerer) {
-			return violation("acknowledgement of offset %d by role %d", c.Offset, c.Role)
+		role := b[len(ID{})]
+		c := Consumed{ID: ID(b), Role: Role(role &^ consumedAsleep), Asleep: role&consumedAsleep != 0}
+		c.Offset = binary.BigEndian.Uint64(b[len(ID{})+1:])
+		if c.Role > Answerer || !TypeAck.offset(c.Offset) && (c.Offset != Stranded || c.Role != Answerer || c.Asleep) {
+			return violation("acknowledgement of offset %d by role %d", c.Offset, role)
 		}
 		each(c)
 	}

@@ -50,7 +50,8 @@ func (t *Transport) Ping(ctx context.Context, peer federation.Region) (Pong, err
 }
 
 // Ask sends a question of at most 64 KiB to a gateway of peer and returns its answer. It takes at most 5 s; at most 8
-// questions to a peer are under way, further ones wait.
+// questions to a peer are under way, further ones wait. When the session ends under a question it is asked again on another one, so
+// it may be answered twice.
 func (t *Transport) Ask(ctx context.Context, peer federation.Region, question []byte) ([]byte, error) {
 	if len(question) > maxQuestion {
 		return nil, fmt.Errorf("ask region %s: a question of %d octets is too long", peer, len(question))
@@ -67,15 +68,19 @@ func (t *Transport) Ask(ctx context.Context, peer federation.Region, question []
 	case <-ctx.Done():
 		return nil, fmt.Errorf("ask region %s: %w", peer, context.Cause(ctx))
 	}
-	s := p.best(nil)
-	if s == nil {
-		return nil, t.noPath(peer)
+	for {
+		s := p.best(nil)
+		if s == nil {
+			return nil, t.noPath(peer)
+		}
+		answer, err := s.ask(ctx, question)
+		if err == nil {
+			return answer, nil
+		}
+		if s.ended() == nil || ctx.Err() != nil {
+			return nil, fmt.Errorf("ask region %s at %s: %w", peer, s.address, err)
+		}
 	}
-	answer, err := s.ask(ctx, question)
-	if err != nil {
-		return nil, fmt.Errorf("ask region %s at %s: %w", peer, s.address, err)
-	}
-	return answer, nil
 }
 
 func (s *session) ask(ctx context.Context, question []byte) (answer []byte, err error) {

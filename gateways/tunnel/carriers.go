@@ -149,6 +149,10 @@ func (f *Flow) end(err error, code flow.ResetCode) error {
 func (f *Flow) detached(l *leg) {
 	f.only.CompareAndSwap(l, nil)
 	f.legs = without(f.legs, l)
+	if f.cur == nil && len(f.legs) == 0 {
+		f.legless = f.far.now()
+		time.AfterFunc(resumeLimit, f.far.expire)
+	}
 	if l != f.cur && !l.stripe {
 		f.watch(l)
 	}
@@ -172,6 +176,7 @@ func (f *Flow) detach(l *leg) {
 		return
 	}
 	l.sending = true
+	f.rouse()
 	frame := f.out.Detach(&l.way, nil)
 	f.mu.Unlock()
 	_, err := l.c.Write(frame)

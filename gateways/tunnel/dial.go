@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -136,14 +137,10 @@ func (t *Transport) socketFor(target *net.UDPAddr) *socket {
 // elsewhere. An address of this very host is reached all the same, so it is said of an attempt that failed only.
 func (t *Transport) besideLoopback(target *net.UDPAddr, err error) error {
 	var d *federation.Diagnostic
-	if target.IP.IsLoopback() || !errors.As(err, &d) || d.Code != federation.CodeGatewaySilent {
+	if target.IP.IsLoopback() || !errors.As(err, &d) || d.Code != federation.CodeGatewaySilent && d.Code != federation.CodeLaneSilent {
 		return err
 	}
-	s := t.socketFor(target)
-	if s == nil {
-		return err
-	}
-	if bound, ok := s.conn.LocalAddr().(*net.UDPAddr); ok && bound.IP.IsLoopback() {
+	if bound, _ := t.boundFor(target.IP); bound != nil && bound.IP.IsLoopback() {
 		d.Why = fmt.Sprintf("this gateway is bound to the loopback address %v, from where no other host is reached", bound)
 		d.Fix = fmt.Sprintf("set mesh.listen in gateway.hcl to an address that peers can reach, such as \"0.0.0.0:%d\", and restart", bound.Port)
 		return d
@@ -192,8 +189,7 @@ func (t *Transport) resolve(ctx context.Context, address string) ([]*net.UDPAddr
 // refuses our certificate has most likely removed the peering while we could not be told.
 func ofPeer(peer federation.Region, err error) error {
 	var d *federation.Diagnostic
-	var transport *quic.TransportError
-	if !errors.As(err, &d) || !errors.As(err, &transport) || !transport.Remote || !refusesCertificate(transport.ErrorCode) {
+	if !errors.As(err, &d) || !refusesCertificate(err) {
 		return err
 	}
 	named := *d
@@ -202,10 +198,19 @@ func ofPeer(peer federation.Region, err error) error {
 	return &named
 }
 
-func refusesCertificate(code quic.TransportErrorCode) bool {
-	switch code - cryptoError {
-	case alertBadCertificate, alertCertUnknown, alertUnknownCA, alertAccessDenied:
-		return code >= cryptoError
+// refusesCertificate reports whether err is the other end's alert about our certificate. Over TCP crypto/tls keeps the number of an
+// alert to itself, and gives its text.
+func refusesCertificate(err error) bool {
+	var transport *quic.TransportError
+	var network *net.OpError
+	alerts := []uint8{alertBadCertificate, alertCertUnknown, alertUnknownCA, alertAccessDenied}
+	switch {
+	case errors.As(err, &transport):
+		return transport.Remote && slices.ContainsFunc(alerts, func(a uint8) bool {
+			return transport.ErrorCode == cryptoError+quic.TransportErrorCode(a)
+		})
+	case errors.As(err, &network) && network.Op == remoteAlert:
+		return slices.ContainsFunc(alerts, func(a uint8) bool { return network.Err.Error() == tls.AlertError(a).Error() })
 	}
 	return false
 }

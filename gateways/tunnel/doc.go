@@ -2,7 +2,8 @@
 // and the redemption of peering tokens over them. It is the only package that imports the QUIC transport.
 //
 // One UDP socket serves three protocols, each a QUIC transport of its own with its own limits: "tw-flow/1" (flows), "cx/1"
-// (catalog exchange) and "tw-join/1" (token redemption, where the client has no certificate yet). The first octet of every
+// (catalog exchange) and "tw-join/1" (token redemption, where the client has no certificate yet). The latter two are served on the
+// same port over TLS on TCP as well, for where UDP is blocked: whoever dials tries QUIC first. Over QUIC the first octet of every
 // connection ID says which one a packet is for. It has to be visible before the TLS handshake, because the limits that QUIC
 // announces are fixed by then: whoever joins without a certificate must not be given the stream limits of a flow session. A
 // client that lies about it meets a listener that speaks only that one protocol.

@@ -65,13 +65,14 @@ func (s *session) sweep() {
 			offset, news = flow.Stranded, true
 			f.told.Store(0)
 		}
-		if !news {
+		asleep := f.asleep.Swap(false)
+		if !news && !asleep {
 			continue
 		}
 		if body == nil {
 			body = make([]byte, 0, min(len(dirty), flow.MaxConsumed)*flow.ConsumedLen)
 		}
-		body = flow.Consumed{ID: f.id, Role: f.role, Offset: offset}.Append(body)
+		body = flow.Consumed{ID: f.id, Role: f.role, Offset: offset, Asleep: asleep && offset != flow.Stranded}.Append(body)
 		if len(body) >= flow.MaxConsumed*flow.ConsumedLen {
 			_ = s.say(frameAcks, 0, body...) // a session that cannot say it ends soon, and all is said again
 			body = body[:0]
@@ -91,7 +92,8 @@ func (s *session) sweep() {
 
 // onAcks takes the acknowledgements of the other end.
 func (s *session) onAcks(body []byte) error {
-	return flow.ParseConsumed(body, func(c flow.Consumed) {
+	var wake []byte
+	err := flow.ParseConsumed(body, func(c flow.Consumed) {
 		f := s.far.find(c.ID, c.Role.Other())
 		switch {
 		case f == nil:
@@ -100,5 +102,12 @@ func (s *session) onAcks(body []byte) error {
 		default:
 			f.onAck(c.Offset)
 		}
+		if c.Asleep && (f == nil || !f.onAsleep(c.Offset)) { // a flow that is unknown has ended here, and that is still to be read
+			wake = flow.Consumed{ID: c.ID, Role: c.Role.Other()}.Append(wake)
+		}
 	})
+	if err == nil && len(wake) > 0 {
+		err = s.say(frameWake, 0, wake...)
+	}
+	return err
 }

@@ -254,7 +254,11 @@ func (f *Flow) choose() (*leg, error) {
 			_ = l.c.SetReadDeadline(f.readEnd.time())
 			return l, nil
 		}
-		if err := f.wait(f.readEnd.at); err != nil {
+		if f.starving = f.ahead(); f.starving {
+			f.gap.Store(true)
+		}
+		err := f.wait(f.readEnd.at)
+		if f.starving = false; err != nil {
 			return nil, err
 		}
 	}
@@ -327,8 +331,10 @@ func (f *Flow) pump(l *leg) {
 		}
 		known, ahead := f.in.Fresh(l.offset, int(l.left))
 		if known == 0 {
-			if l.fresh = !ahead; l.fresh {
-				f.prefer(l)
+			if fresh := !ahead; fresh != l.fresh { // said once: two that have the same bytes would wake each other for ever
+				if l.fresh = fresh; fresh {
+					f.prefer(l)
+				}
 			}
 			f.cond.Wait()
 			continue

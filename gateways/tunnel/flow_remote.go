@@ -212,15 +212,18 @@ func (r *remote) all() []*Flow {
 	return all
 }
 
-// age forgets what has been waited for long enough.
+// age forgets what has been waited for long enough, and repeats what has not been heard.
 func (r *remote) age(now time.Time) {
-	var late []*Flow
+	var late, waiting []*Flow
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
 		for _, f := range sh.flows {
 			if f.sides.Load() == sideBoth {
 				late = append(late, f)
+			}
+			if f.wishes.Load() || f.gap.Load() {
+				waiting = append(waiting, f)
 			}
 		}
 		for id, until := range sh.gone {
@@ -232,6 +235,10 @@ func (r *remote) age(now time.Time) {
 	}
 	for _, f := range late {
 		f.age(r.now())
+	}
+	for _, f := range waiting {
+		f.askAgain()
+		f.lookForGap()
 	}
 }
 

@@ -44,6 +44,10 @@ func (s *session) evacuate() {
 			f.told.Store(0) // what was said on s may not have been heard
 			f.mark()
 		}
+		if f.cond.parked != nil { // the same
+			f.asleep.Store(true)
+			f.mark()
+		}
 		switch { // also of a flow whose reader has met the end of its carrier first
 		case !f.needs():
 		case f.role == flow.Answerer && !f.accepted() && len(r.peer.group(r.id)) == 0:

@@ -158,6 +158,7 @@ func (f *Flow) add(l *leg, payload []byte) (int, error) {
 // swallowed is kept and sent again.
 func (f *Flow) send(l *leg, frames []byte) error {
 	l.sending = true
+	f.rouse()
 	f.mu.Unlock()
 	_, err := l.c.Write(frames)
 	f.mu.Lock()
@@ -174,7 +175,7 @@ func (f *Flow) send(l *leg, frames []byte) error {
 	if l != f.cur && !l.stripe {
 		f.detach(l)
 	}
-	f.cond.Broadcast()
+	f.cond.Cond.Broadcast() // for writers: a reader that has parked need not wake
 	return err
 }
 

@@ -33,7 +33,7 @@ type Flow struct {
 	opened int64 // the opener's, by the clock of far: before anything was sent
 
 	mu       sync.Mutex // guards what follows, down to the next mark
-	cond     sync.Cond  // something that somebody waits for has changed
+	cond     news       // something that somebody waits for has changed
 	out      flow.Out
 	cur      *leg     // what is written on; nil: there is no carrier
 	stripes  []*leg   // written on beside it
@@ -49,12 +49,18 @@ type Flow struct {
 	endedAt  int64
 	ids      uint32 // of carriers
 	moving   bool
-	bulkAt   uint64 // how much is to be sent before somebody looks whether it is a bulk transfer; see watchBulk
-	readEnd  deadline
-	writeEnd time.Time
-	stop     context.CancelCauseFunc // of the context of whoever serves the flow
-	first    leg                     // most flows have one carrier
-	firstLeg [1]*leg
+	// farAsleep: the other end's reader sleeps, and has read all that was written.
+	farAsleep bool
+	missed    bool   // a carrier has broken that may have had bytes which are wanted
+	starving  bool   // whoever reads waits although a carrier has bytes that lie further ahead
+	gapAt     uint64 // how much had been read when lookForGap looked, and since when that has been so
+	gapSince  int64
+	bulkAt    uint64 // how much is to be sent before somebody looks whether it is a bulk transfer; see watchBulk
+	readEnd   deadline
+	writeEnd  time.Time
+	stop      context.CancelCauseFunc // of the context of whoever serves the flow
+	first     leg                     // most flows have one carrier
+	firstLeg  [1]*leg
 
 	writing atomic.Bool
 	holding atomic.Bool // the head waits for the first bytes, or the timer
@@ -68,8 +74,11 @@ type Flow struct {
 	only     atomic.Pointer[leg] // the one carrier that is read by the caller of Read itself; nil: see choose
 	consumed atomic.Uint64       // what an ACK would say
 	told     atomic.Uint64       // what one has said
+	asleep   atomic.Bool         // whoever reads has parked, and the other end is to be told
 	dirty    atomic.Bool         // the flow is on the list of those that have to acknowledge
 	stranded atomic.Bool         // the opener is to be asked for a carrier
+	wishes   atomic.Bool         // it has been, and has not attached one
+	gap      atomic.Bool         // bytes may be missing that no carrier brings
 
 	answer   chan struct{} // opener: closed when the flow is accepted, refused or broken
 	answered error         // set before answer is closed
@@ -199,7 +208,9 @@ func (f *Flow) fail(err error, code flow.ResetCode) {
 	if f.failed != nil {
 		return
 	}
+	f.note(err, code)
 	f.failed = err
+	f.rouseSoon()
 	if f.readFail == nil {
 		f.readFail = err
 	}
@@ -232,7 +243,7 @@ func (f *Flow) finish(sides uint32) {
 		f.part(l)
 	}
 	if f.out.Settled() {
-		f.far.forget(f, true)
+		f.conclude()
 	}
 }
 

@@ -43,9 +43,6 @@ func (f *Flow) lost(l *leg, cause error) {
 		f.fail(f.pathError(errNotKept), flow.ResetAborted)
 		return
 	}
-	if f.cur == nil && len(f.legs) == 0 {
-		f.legless = f.far.now()
-	}
 	if ended == nil { // a carrier alone; when the session ends, evacuate sees to all of its flows
 		l.c.cancel(flow.ResetMoved)
 		time.AfterFunc(resumeLimit, f.far.expire)
@@ -58,12 +55,19 @@ func (f *Flow) drop(l *leg) (kept bool) {
 	l.broken = true
 	l.uncount()
 	f.only.CompareAndSwap(l, nil)
+	if slices.Contains(f.legs, l) {
+		f.missed = true
+		f.gap.Store(true)
+	}
 	f.legs, f.past, f.stripes = without(f.legs, l), without(f.past, l), without(f.stripes, l)
 	if f.cur == l {
 		f.cur = nil
 		if len(f.stripes) > 0 {
 			f.cur = f.stripes[0]
 		}
+	}
+	if f.cur == nil && len(f.legs) == 0 {
+		f.legless = f.far.now()
 	}
 	f.cond.Broadcast()
 	return f.out.Lost(l.way.ID) || f.out.Settled()
@@ -100,6 +104,7 @@ func (f *Flow) want() {
 		return
 	}
 	if f.role == flow.Answerer {
+		f.wishes.Store(true)
 		f.stranded.Store(true)
 		f.mark()
 		return
@@ -171,6 +176,15 @@ func (f *Flow) attach(s *session, follow bool) {
 	}
 	l := f.newLeg(s, c)
 	a := flow.Attach{Follow: follow, Broken: f.cur == nil && len(f.legs) == 0}
+	if a.Broken {
+		for _, o := range f.past { // the other end drops these too
+			f.abandon(o)
+		}
+		if f.missed = false; f.failed != nil {
+			f.discard(l, nil)
+			return
+		}
+	}
 	if len(f.stripes) > 0 && !follow {
 		l.stripe = true
 		f.stripes = append(slices.Clone(f.stripes), l)
@@ -231,12 +245,15 @@ func (f *Flow) awaitAnswer(l *leg) {
 		return
 	case err != nil:
 		_ = f.readFailedLocked(l, err)
+		f.discard(l, err)
 		return
 	case h.Type == flow.TypeUnknown:
 		_ = f.obey(l, flow.Event{Type: flow.TypeUnknown})
+		f.discard(l, nil)
 		return
 	case h.Type != flow.TypeAck || h.Length > 0:
 		_ = f.violated(flow.ErrViolation)
+		f.discard(l, nil)
 		return
 	}
 	if f.role == flow.Opener {
@@ -248,6 +265,12 @@ func (f *Flow) awaitAnswer(l *leg) {
 	l.ready = true
 	f.join(l)
 	f.drive(l)
+}
+
+// discard gives up a carrier without an answer: when another has taken its place meanwhile nobody else knows it. mu is held.
+func (f *Flow) discard(l *leg, cause error) {
+	f.lost(l, cause)
+	l.c.cancel(flow.ResetMoved)
 }
 
 // join adds l to what is read from. mu is held.
@@ -331,8 +354,10 @@ func (f *Flow) attached(s *session, c carrier, a flow.Attach) {
 				f.abandon(o)
 			}
 		}
+		f.missed = false
 	}
 	f.session = s
+	f.wishes.Store(false)
 	f.stranded.Store(false)
 	use := a.Follow || f.cur == nil
 	if use {
@@ -358,7 +383,16 @@ func (f *Flow) abandon(l *leg) {
 	l.c.cancel(flow.ResetMoved)
 }
 
-// onStranded is the answerer's wish for a carrier.
+// askAgain repeats the answerer's wish for a carrier, which the opener takes for an old one when it has just attached one.
+func (f *Flow) askAgain() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.wishes.Swap(false) {
+		f.want()
+	}
+}
+
+// onStranded is the answerer's wish for a carrier. It comes again as long as there is none.
 func (f *Flow) onStranded() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -366,15 +400,21 @@ func (f *Flow) onStranded() {
 		return
 	}
 	for _, l := range f.everyLeg() {
-		if l.pending || f.far.now()-l.since < int64(settleDown) {
+		if f.far.now()-l.since < max(int64(settleDown), 2*l.s.srtt.Load()) {
 			return
 		}
 	}
+	f.restart()
+}
+
+// restart gives up every carrier and begins again with a fresh one. mu is held.
+func (f *Flow) restart() {
 	for _, l := range f.everyLeg() {
 		f.abandon(l)
 	}
+	f.missed = false
 	if f.failed == nil {
-		f.legless = f.far.now()
+		time.AfterFunc(resumeLimit, f.far.expire)
 		f.want()
 	}
 }
@@ -387,8 +427,12 @@ func (f *Flow) onAck(offset uint64) {
 }
 
 func (f *Flow) ackLocked(offset uint64) error {
+	before := f.out.Acked()
 	if err := f.out.Ack(offset, keeper{f.far.peer}); err != nil {
 		return f.violated(err)
+	}
+	if f.out.Acked() > before && f.sides.Load() == sideBoth {
+		f.endedAt = f.far.now() // a slow reader is no lost one
 	}
 	if offset == flow.Settled && !f.out.Finished() {
 		_ = f.stopped(flow.ResetAborted)
@@ -397,10 +441,21 @@ func (f *Flow) ackLocked(offset uint64) error {
 		f.past = slices.DeleteFunc(slices.Clone(f.past), func(l *leg) bool { return l.way.Sent() <= f.out.Acked() })
 	}
 	if f.sides.Load() == sideBoth && f.out.Settled() {
-		f.far.forget(f, true)
+		f.conclude()
 	}
-	f.cond.Broadcast()
+	f.cond.Cond.Broadcast() // writers wait for it: a reader that has parked need not wake
 	return nil
+}
+
+// conclude forgets a flow of which both ends have all. A carrier that was attached behind the last frames has none of this end's yet:
+// it is given back too. mu is held.
+func (f *Flow) conclude() {
+	f.far.forget(f, true)
+	for _, l := range f.everyLeg() {
+		if !l.way.Done() && !l.broken {
+			f.far.t.start(func() { f.mu.Lock(); f.detach(l); f.mu.Unlock() })
+		}
+	}
 }
 
 // age forgets an ended flow that nobody has acknowledged for long enough.

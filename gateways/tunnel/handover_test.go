@@ -198,6 +198,39 @@ func TestHeldFlowsAreGivenUp(t *testing.T) {
 	})
 }
 
+// TestAnswererAloneHasLostItsCarrier lets the answerer lose a carrier that the opener has just attached and takes for good, as when
+// the reset of a lane is lost: the opener has to hear of it although it believes the first wish to be an old one.
+func TestAnswererAloneHasLostItsCarrier(t *testing.T) {
+	simulate(t, oneWay, echo, func(t *testing.T, p *pair) {
+		eventually(t, func() bool { return len(p.sessionsAt(p.west)) == quicSessions })
+		f := mustOpen(t, p.west, east)
+		if err := exchangeBytes(f, []byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			f.session.close(closeSilent, "a test")
+			if err := exchangeBytes(f, []byte("elsewhere")); err != nil {
+				t.Fatal(err)
+			}
+			other := p.east.peer(west).remotes.flows()[0]
+			other.mu.Lock()
+			for _, l := range other.everyLeg() {
+				other.drop(l)
+				_ = l.c.SetReadDeadline(past)
+			}
+			other.want()
+			other.mu.Unlock()
+			_ = f.SetReadDeadline(time.Now().Add(2*settleDown + time.Second))
+			if err := exchangeBytes(f, make([]byte, 100<<10)); err != nil {
+				t.Fatal(err)
+			}
+			_ = f.SetReadDeadline(time.Time{})
+		}
+		_ = f.Close()
+		settles(t, p)
+	})
+}
+
 func TestUnacceptedFlowFailsAtOnce(t *testing.T) {
 	hold := func(ctx context.Context, in *Incoming) { <-ctx.Done() }
 	simulate(t, oneWay, hold, func(t *testing.T, p *pair) {

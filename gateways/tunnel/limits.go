@@ -139,9 +139,13 @@ func (g *gate) admit(ctx context.Context, info *quic.ClientInfo) (context.Contex
 // established ends the handshake of the connection that ctx belongs to.
 func established(ctx context.Context) {
 	t, ok := ctx.Value(ticketKey{}).(*ticket)
-	if !ok {
-		return
+	if ok {
+		t.established()
 	}
+}
+
+// established ends the handshake of the connection that the ticket is for.
+func (t *ticket) established() {
 	t.gate.mu.Lock()
 	defer t.gate.mu.Unlock()
 	t.finish()

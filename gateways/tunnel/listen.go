@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -135,13 +136,17 @@ func (t *Transport) accept(ctx context.Context, listener *quic.Listener, c class
 	}
 }
 
-// serverTLS asks Trust anew for every handshake.
-func (t *Transport) serverTLS(proto string) *tls.Config {
+// serverTLS asks Trust anew for every handshake. Of several protocols a client is given the one that it offers, if it offers one.
+func (t *Transport) serverTLS(protos ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{proto},
+		NextProtos:             protos,
 		SessionTicketsDisabled: true, // a resumed session is not judged by the chain again (golang.org/issue/77217)
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			proto := protos[0]
+			if offered := hello.SupportedProtos; len(offered) == 1 && slices.Contains(protos, offered[0]) {
+				proto = offered[0]
+			}
 			conf := t.cfg.Trust.ServerTLS(proto)
 			if conf == nil {
 				return nil, errors.New("no certificate yet")

@@ -112,6 +112,20 @@ func (p *peer) add(s *session) bool {
 	return ok
 }
 
+// slowness is how late an answer may be on s: its round trip and its variation. Sessions of one kind to one gateway go the same way
+// and meet the same load, so none may be much slower than the best of them: a dead path is given up when the last of them is, and
+// one late answer on one session must not put that off.
+func (p *peer) slowness(s *session) time.Duration {
+	own := s.srtt.Load() + s.rttVar.Load()
+	best := own
+	for _, other := range *p.table.Load() {
+		if other.far == s.far && other.link.kind() == s.link.kind() {
+			best = min(best, other.srtt.Load()+other.rttVar.Load())
+		}
+	}
+	return time.Duration(min(own, 2*best))
+}
+
 func (p *peer) remove(s *session) {
 	p.rtt.Store(s.srtt.Load())
 	p.mu.Lock()
@@ -138,10 +152,10 @@ func (p *peer) refresh() {
 	switch {
 	case turned && up:
 		p.t.log.Info("path to peer is up", "peer", p.region, "gateway", best.live.id, "address", best.address,
-			"lane", best.link.kind(), "rtt", time.Duration(best.srtt.Load()))
+			"lane", best.link.kind().String(), "rtt", time.Duration(best.srtt.Load()))
 	case moved:
 		p.t.log.Warn("new flows to peer go over another lane", "peer", p.region, "gateway", best.live.id, "address", best.address,
-			"lane", best.link.kind(), "rtt", time.Duration(best.srtt.Load()))
+			"lane", best.link.kind().String(), "rtt", time.Duration(best.srtt.Load()))
 	case turned:
 		p.t.log.Warn("path to peer is down", "code", federation.CodePathDown, "peer", p.region)
 	}

@@ -59,7 +59,7 @@ type pool struct {
 	wanted   int                 // lanes that the other end wants to own
 	asked    int                 // lanes that this end has asked for
 	askedAt  time.Time
-	missed   bool // somebody has found no idle lane since relieved said so
+	missed   bool // somebody may have found no idle lane since relieved said so
 	taken    int  // since burst began
 	demand   int  // the largest burst, slowly forgotten
 	burst    time.Time
@@ -73,7 +73,7 @@ type pool struct {
 
 func newPool(id laneKey, target *net.TCPAddr) *pool {
 	return &pool{id: id, target: target, dialler: target != nil, lanes: map[*lane]struct{}{}, wanted: minIdle,
-		orders: make(chan bool), listens: make(chan *lane)}
+		orders: make(chan bool), listens: make(chan *lane), missed: true} // flows may have waited for the first one
 }
 
 // serve dials what is ordered and waits for first frames, until the session has ended.

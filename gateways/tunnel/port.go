@@ -298,16 +298,20 @@ func newSocket(conn net.PacketConn, serves ...class) *socket {
 	return s
 }
 
-// reaches reports whether the socket can send to an address of ip's family.
+// reaches reports whether the socket can send to IPv4 addresses, or to those of IPv6.
 func (s *socket) reaches(v4 bool) bool {
 	local, ok := s.conn.LocalAddr().(*net.UDPAddr)
-	if !ok || len(local.IP) == 0 {
+	return !ok || reaches(local.IP, v4)
+}
+
+func reaches(local net.IP, v4 bool) bool {
+	if len(local) == 0 {
 		return true
 	}
-	if local.IP.To4() != nil {
+	if local.To4() != nil {
 		return v4
 	}
-	return !v4 || local.IP.IsUnspecified() // [::] serves both
+	return !v4 || local.IsUnspecified() // [::] serves both
 }
 
 // close closes the transports, the reader of the socket last, then the socket.

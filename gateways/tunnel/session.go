@@ -29,6 +29,8 @@ const (
 	frameLane   flow.Type = 71 // TCP, first frame of a lane: version in the offset; body: its session and its owner
 	frameClose  flow.Type = 72 // TCP, last frame: code in the offset; body: the reason. QUIC has its own
 	frameWant   flow.Type = 73 // TCP control, from the accepter: how many lanes it wants to own
+	frameRow    flow.Type = 74 // exchange over TCP: lane in the offset; body: a frame of the exchange
+	frameTaken  flow.Type = 75 // exchange over TCP: lane in the low octet of the offset, above it how many tokens it has again
 
 	helloVersion = 1
 	maxControl   = 4 << 10 // body of a control frame
@@ -41,6 +43,7 @@ const (
 	lossTicks      = 20                     // loss is measured over a second
 	silenceFloor   = 400 * time.Millisecond // one lost ping and its repetition
 	silenceRTTs    = 4                      // on long paths, two probes and their answers; of the round trip and of its variation
+	freshPings     = 4                      // answers before their variation counts: a second
 	silenceCeiling = 5 * time.Second        // whatever the peer has made of its round trips
 	pongLimit      = 3 * time.Second        // packets arrive, but nobody answers: the process over there is stuck
 	pongRTTs       = 20
@@ -283,7 +286,7 @@ func (s *session) watch() {
 // judgeSilence suspects, clears or closes the session by how long it has been silent, and reports whether it closed it.
 func (s *session) judgeSilence(now time.Duration) bool {
 	rtt := time.Duration(s.srtt.Load())
-	limit := min(max(silenceFloor, silenceRTTs*(rtt+time.Duration(s.rttVar.Load()))), silenceCeiling)
+	limit := min(max(silenceFloor, silenceRTTs*s.peer.slowness(s)), silenceCeiling)
 	silent := now - time.Duration(s.heard.Load())
 	stuck := now - time.Duration(s.ponged.Load())
 	stuckLimit := max(pongLimit, pongRTTs*rtt)
@@ -328,7 +331,10 @@ func (s *session) onPong(n uint64) {
 	if took < 0 {
 		return
 	}
-	if old := s.srtt.Load(); old > 0 {
+	switch old := s.srtt.Load(); {
+	case old > 0 && n <= freshPings: // taken among the handshakes of a whole set of sessions: that says nothing about the path
+		took = min(old, took)
+	case old > 0:
 		variation := s.rttVar.Load()
 		s.rttVar.Store(variation + (max(took-old, old-took)-variation)/4)
 		took = old + (took-old)/8
@@ -341,30 +347,38 @@ func (s *session) onPong(n uint64) {
 	}
 }
 
-// readControl serves the control frames until the session ends.
+// readControl serves the control frames until the session ends. Only a peer that breaks the protocol takes its flows with it: a
+// control connection that the network has cut is a dead session like any other, and its flows go on elsewhere.
 func (s *session) readControl() {
+	err, code := s.serveControl(), closeSilent
+	if errors.Is(err, flow.ErrViolation) {
+		code = closeProtocol
+	}
+	reason := "control stream: " + err.Error()
+	s.close(code, reason[:min(len(reason), maxCloseReason)]) // no effect when the session has ended already
+}
+
+// serveControl serves the control frames, and returns why it cannot go on.
+func (s *session) serveControl() error {
 	control := s.link.control()
 	var body []byte
 	for {
 		h, err := readHeader(control)
-		switch {
-		case err != nil:
-			s.close(closeProtocol, "the control stream ended") // no effect when the session has ended already
-			return
-		case h.Length > maxControl:
-			s.close(closeProtocol, fmt.Sprintf("control frame of %d octets", h.Length))
-			return
+		if err != nil {
+			return err
+		}
+		if h.Length > maxControl {
+			return fmt.Errorf("%w: a control frame of %d octets", flow.ErrViolation, h.Length)
 		}
 		if cap(body) < h.Length {
 			body = make([]byte, h.Length)
 		}
 		body = body[:h.Length]
-		if _, err = io.ReadFull(control, body); err == nil {
-			err = s.onControl(h, body)
+		if _, err = io.ReadFull(control, body); err != nil {
+			return err
 		}
-		if err != nil {
-			s.close(closeProtocol, "the control stream broke")
-			return
+		if err = s.onControl(h, body); err != nil {
+			return err
 		}
 	}
 }
@@ -382,6 +396,8 @@ func (s *session) onControl(h flow.Header, body []byte) error {
 		s.t.start(s.handOver)
 	case frameAcks:
 		return s.onAcks(body)
+	case frameWake:
+		return s.onWake(body)
 	default:
 		s.link.onFrame(h, body)
 	}

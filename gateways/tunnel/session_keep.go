@@ -209,7 +209,7 @@ func (p *peer) noteFailure(ctx context.Context, w way, said string, err error) s
 	}
 	p.failed[w.kind].Store(f)
 	if f.reason != said && w.number == 0 { // the others of its kind have the same to say
-		p.t.log.Warn("gateway of peer not reached, trying on", "peer", p.region, "address", w.address, "lane", w.kind, "err", err)
+		p.t.log.Warn("gateway of peer not reached, trying on", "peer", p.region, "address", w.address, "lane", w.kind.String(), "err", err)
 	}
 	return f.reason
 }

@@ -62,47 +62,28 @@ func (t *Transport) dialLanes(ctx context.Context, w way, limit time.Duration) (
 	}
 	conf, shown := noteShown(conf)
 	var s *session
-	err = t.dialEach(ctx, w.address, func(to *net.UDPAddr) error {
-		ctx, cancel := context.WithTimeout(ctx, limit)
-		defer cancel()
-		start := time.Now()
-		target := &net.TCPAddr{IP: to.IP, Port: to.Port, Zone: to.Zone}
-		c, err := t.dialTLS(ctx, target, conf)
+	err = t.dialTCP(ctx, w.address, limit, func(ctx context.Context, target *net.TCPAddr) error {
+		c, err := t.dialTLS(ctx, target, conf, protoLane)
 		if err == nil {
 			s, err = t.greetTCP(ctx, c, w, target)
 		}
-		if err == nil {
-			return nil
-		}
-		return t.besideLoopback(to, laneDiagnostic(w.address, target, time.Since(start), err))
+		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, ofPeer(w.region, err)
 	}
 	s.endsWith(shown)
 	return s, nil
 }
 
 // greetTCP makes c, which has just been dialled, the control connection of a session.
-func (t *Transport) greetTCP(ctx context.Context, c *tlsConn, w way, target *net.TCPAddr) (s *session, err error) {
-	defer func() {
-		if err != nil {
-			_ = c.tcp.Close()
-			t.forgetConn(c.live)
-		}
-	}()
-	if err := t.index(c.live, c.ConnectionState()); err != nil {
+func (t *Transport) greetTCP(ctx context.Context, c *tlsConn, w way, target *net.TCPAddr) (*session, error) {
+	var id [laneIDLen]byte
+	_, _ = rand.Read(id[:]) // never fails
+	if err := t.introduce(ctx, c, w.region, id[:]); err != nil {
 		return nil, err
 	}
-	if c.live.region != w.region {
-		return nil, fmt.Errorf("the gateway belongs to region %s", c.live.region)
-	}
-	key := laneKey{gateway: c.live.id}
-	_, _ = rand.Read(key.id[:]) // never fails
-	if err := c.hello(ctx, frameHello, key.id[:]); err != nil {
-		return nil, err
-	}
-	s, _ = t.newTCPSession(c, key, w.address, target)
+	s, _ := t.newTCPSession(c, laneKey{c.live.id, id}, w.address, target)
 	return s, nil
 }
 
@@ -155,7 +136,7 @@ func (p *pool) dialLane(ctx context.Context, own bool) (c *tlsConn, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if c, err = t.dialTLS(ctx, p.target, conf); err != nil {
+	if c, err = t.dialTLS(ctx, p.target, conf, protoLane); err != nil {
 		return nil, err
 	}
 	if err = t.index(c.live, c.ConnectionState()); err == nil && c.live.id != p.s.live.id {

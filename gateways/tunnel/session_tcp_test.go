@@ -260,6 +260,38 @@ func TestWaitingForALane(t *testing.T) {
 	}
 }
 
+// TestControlConnectionIsCut cuts the one connection that all lanes of a session hang on: the flows must go over to the next session.
+func TestControlConnectionIsCut(t *testing.T) {
+	p := overTCP(t, nil)
+	f, quiet := mustOpen(t, p.west, east), mustOpen(t, p.west, east)
+	for _, f := range []*Flow{f, quiet} {
+		if err := f.WaitAccept(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 20 {
+		at, peer := p.west, east
+		if i%2 == 1 {
+			at, peer = p.east, west
+		}
+		soon(t, func() bool { return idleLanes(at, peer) > 0 })
+		s := tcpSessions(at, peer)[0]
+		s.link.(*tcpLink).c.abort()
+		if err := exchangeBytes(f, make([]byte, 100<<10)); err != nil {
+			t.Fatalf("cut %d: %v", i, err)
+		}
+		<-s.link.done()
+		soon(t, func() bool { // one that has nothing to say comes too
+			quiet.mu.Lock()
+			defer quiet.mu.Unlock()
+			return quiet.cur != nil && quiet.cur.s != s
+		})
+	}
+	if err := errors.Join(f.Close(), quiet.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCloseCodesArrive(t *testing.T) {
 	for _, code := range []quic.ApplicationErrorCode{closeDraining, closeForgotten, closeShutdown, closeRevoked} {
 		p := overTCP(t, nil)

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,14 +12,23 @@ import (
 	"slices"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 )
 
-// tcpDoor is a TCP listener beside a UDP socket.
+// tcpDoor is a TCP listener, as a rule beside a UDP socket. What comes in is counted by gate until it has shown an identity, and from
+// then on, if it is an exchange or a join, by the gate of that class.
 type tcpDoor struct {
 	listener *net.TCPListener
 	gate     *gate
+	gates    [classes]*gate
+}
+
+func newDoor(listener *net.TCPListener) *tcpDoor {
+	return &tcpDoor{listener: listener, gate: &gate{perSource: strangersPerSource, total: strangers, bySource: map[netip.Prefix]int{}},
+		gates: [classes]*gate{classExchange: newGate(classExchange), classJoin: newGate(classJoin)}}
 }
 
 // strangers is how many TCP connections may be on their way to an identity: in all, and of one source, behind which several
@@ -31,10 +41,16 @@ const (
 // bindTries is how often another port is asked for when the one that UDP got is taken for TCP.
 const bindTries = 8
 
-// bind opens the sockets. Without TCP the gateway does its work over QUIC and says so.
+// bind opens the sockets. Where TCP was to stand beside QUIC and cannot, the gateway goes without and says so.
 func (t *Transport) bind() error {
 	conns := t.cfg.Conns
-	for n := 1; len(conns) == 0; n++ {
+	alone := len(conns) == 0 && !t.allows(kindQUIC)
+	if alone {
+		if err := t.bindTCP(); err != nil {
+			return err
+		}
+	}
+	for n := 1; len(conns) == 0 && !alone; n++ {
 		conn, err := net.ListenPacket("udp", t.cfg.Listen)
 		if err != nil {
 			return &federation.Diagnostic{Code: federation.CodeMeshListen, What: "mesh listener cannot bind udp " + t.cfg.Listen,
@@ -72,12 +88,32 @@ func (t *Transport) noteDoor(d *tcpDoor, err error) {
 	}
 }
 
-// speaks reports whether flows may go over sessions of kind k.
+// bindTCP binds the mesh address for TCP and nothing else.
+func (t *Transport) bindTCP() error {
+	listener, err := net.Listen("tcp", t.cfg.Listen)
+	if err != nil {
+		return &federation.Diagnostic{Code: federation.CodeMeshListen, What: "mesh listener cannot bind tcp " + t.cfg.Listen, Why: err.Error(),
+			Fix: "stop what holds the port, or choose another address for the mesh listener", Err: err}
+	}
+	tcp, ok := listener.(*net.TCPListener)
+	if !ok {
+		return errors.Join(fmt.Errorf("a listener of type %T", listener), listener.Close())
+	}
+	t.doors = append(t.doors, newDoor(tcp))
+	return nil
+}
+
+// allows reports whether the configuration has kind k.
+func (t *Transport) allows(k kind) bool {
+	return len(t.cfg.Lanes) == 0 || slices.Contains(t.cfg.Lanes, k.String())
+}
+
+// speaks reports whether connections may be made over kind k.
 func (t *Transport) speaks(k kind) bool {
-	if len(t.cfg.Lanes) > 0 && !slices.Contains(t.cfg.Lanes, k.String()) {
+	if !t.allows(k) {
 		return false
 	}
-	return k == kindQUIC || slices.ContainsFunc(t.sockets, func(s *socket) bool {
+	return k == kindQUIC || len(t.doors) > 0 || slices.ContainsFunc(t.sockets, func(s *socket) bool {
 		_, ok := s.conn.(*net.UDPConn)
 		return ok // what is not the system's has no TCP beside it
 	})
@@ -86,7 +122,7 @@ func (t *Transport) speaks(k kind) bool {
 // listenTCP binds the port of a UDP socket for TCP too; it returns nil where that is not wanted, or cannot be.
 func (t *Transport) listenTCP(conn net.PacketConn) (*tcpDoor, error) {
 	udp, ok := conn.(*net.UDPConn)
-	if !ok || len(t.cfg.Lanes) > 0 && !slices.Contains(t.cfg.Lanes, LaneTCP) {
+	if !ok || !t.allows(kindTCP) {
 		return nil, nil
 	}
 	local, ok := udp.LocalAddr().(*net.UDPAddr)
@@ -98,7 +134,7 @@ func (t *Transport) listenTCP(conn net.PacketConn) (*tcpDoor, error) {
 		return nil, &federation.Diagnostic{Code: federation.CodeLaneListen, What: fmt.Sprintf("mesh listener cannot bind tcp %v", local),
 			Why: err.Error(), Fix: "stop what holds the port, or set mesh.lanes = [\"quic\"] in gateway.hcl, and restart", Err: err}
 	}
-	return &tcpDoor{listener, &gate{perSource: strangersPerSource, total: strangers, bySource: map[netip.Prefix]int{}}}, nil
+	return newDoor(listener), nil
 }
 
 // acceptTCP accepts connections until ctx ends.
@@ -137,8 +173,8 @@ func (t *Transport) acceptTCP(ctx context.Context, d *tcpDoor) error {
 		}
 		handled := t.start(func() {
 			defer pass.release()
-			if err := t.serveTCP(ctx, conn, pass); err != nil && ctx.Err() == nil {
-				t.log.Info("incoming session refused", "protocol", protoLane, "remote", conn.RemoteAddr(), "err", err)
+			if proto, err := t.serveTCP(ctx, d, conn, pass); err != nil && ctx.Err() == nil {
+				t.log.Info("incoming session refused", "protocol", proto, "remote", conn.RemoteAddr(), "err", err)
 			}
 		})
 		if !handled {
@@ -148,61 +184,89 @@ func (t *Transport) acceptTCP(ctx context.Context, d *tcpDoor) error {
 	}
 }
 
+const noProto = "none"
+
 // serveTCP finds out who has connected and for what, and serves it. pass is given back when the other end is known.
-func (t *Transport) serveTCP(ctx context.Context, conn *net.TCPConn, pass *ticket) (err error) {
+func (t *Transport) serveTCP(ctx context.Context, d *tcpDoor, conn *net.TCPConn, pass *ticket) (proto string, err error) {
 	deadline := time.Now().Add(handshakeLimit)
 	_ = conn.SetDeadline(deadline)
 	under := &wire{TCPConn: conn}
-	secured := tls.Server(under, t.serverTLS(protoLane))
+	secured := tls.Server(under, t.serverTLS(protoLane, protoExchange, protoJoin))
 	shakes, cancel := context.WithDeadline(ctx, deadline)
 	err = secured.HandshakeContext(shakes)
 	cancel()
-	c := newTLSConn(secured, under)
-	if err == nil && secured.ConnectionState().NegotiatedProtocol != protoLane {
+	proto = cmp.Or(secured.ConnectionState().NegotiatedProtocol, noProto)
+	c := newTLSConn(secured, under, proto)
+	switch {
+	case err != nil:
+	case proto == noProto:
 		err = errors.New("no protocol was agreed")
-	}
-	if err == nil {
+	case proto != protoJoin:
 		err = t.index(c.live, secured.ConnectionState())
 	}
 	if err != nil {
 		_ = conn.Close()
-		return err
+		return proto, err
 	}
 	_ = conn.SetDeadline(time.Now().Add(openLimit))
-	h, err := readHeader(c)
-	if err == nil {
-		switch h.Type {
-		case frameHello:
-			var greeting []byte
-			if greeting, err = greetingBody(c, h); err == nil {
-				pass.release()
-				_ = conn.SetDeadline(time.Time{})
-				err = t.acceptLanes(c, greeting)
-			}
-		case frameLane:
-			err = t.acceptLane(c, h)
-		default:
-			err = fmt.Errorf("%w: a connection that starts with %v", flow.ErrViolation, h.Type)
-		}
+	switch proto {
+	case protoJoin:
+		err = t.acceptJoinTCP(ctx, d, c)
+	case protoExchange:
+		err = t.acceptExchangeTCP(ctx, d, c, pass)
+	default:
+		err = t.acceptTCPLane(c, pass)
 	}
-	if err != nil {
-		code := closeProtocol
-		if errors.Is(err, errCrowded) {
-			code = closeCrowded
-		}
-		c.farewell(code, "session refused")
-		_ = c.SetReadDeadline(time.Now().Add(farewellLimit))
-		_, _ = io.Copy(io.Discard, io.LimitReader(conn, maxQuestion))
-		_ = conn.Close()
-		t.forgetConn(c.live)
+	var no refusal
+	switch {
+	case err == nil:
+		return proto, nil
+	case errors.As(err, &no):
+		err = nil // whoever answered has logged it
+		c.refuse(closeRefused, no.text())
+	case errors.Is(err, errCrowded):
+		c.refuse(closeCrowded, "session refused")
+	default:
+		c.refuse(closeProtocol, "session refused")
 	}
-	return err
+	t.forgetConn(c.live)
+	return proto, err
 }
 
-func newTLSConn(secured *tls.Conn, under *wire) *tlsConn {
+// acceptTCPLane serves what a connection for flows is by its first frame.
+func (t *Transport) acceptTCPLane(c *tlsConn, pass *ticket) error {
+	h, err := readHeader(c)
+	if err != nil {
+		return err
+	}
+	switch h.Type {
+	case frameHello:
+		greeting, err := greetingBody(c, h)
+		if err != nil {
+			return err
+		}
+		pass.release()
+		_ = c.SetDeadline(time.Time{})
+		return t.acceptLanes(c, greeting)
+	case frameLane:
+		return t.acceptLane(c, h)
+	}
+	return fmt.Errorf("%w: a connection that starts with %v", flow.ErrViolation, h.Type)
+}
+
+// refuse says why the connection is not served, and closes it when the other end has read that: data that comes to a closed socket
+// would make the kernel reset the connection.
+func (c *tlsConn) refuse(code quic.ApplicationErrorCode, reason string) {
+	c.farewell(code, reason)
+	_ = c.SetReadDeadline(time.Now().Add(farewellLimit))
+	_, _ = io.Copy(io.Discard, io.LimitReader(c.tcp, maxQuestion))
+	_ = c.tcp.Close()
+}
+
+func newTLSConn(secured *tls.Conn, under *wire, proto string) *tlsConn {
 	c := &tlsConn{Conn: secured, tcp: under.TCPConn, wire: under, congestion: tuneTCP(under.TCPConn)}
 	_ = under.SetKeepAliveConfig(keepAlive)
-	c.live = &liveConn{end: c, proto: protoLane}
+	c.live = &liveConn{end: c, proto: proto}
 	return c
 }
 

@@ -49,9 +49,9 @@ type Trust interface {
 
 // Config is what a Transport is made of.
 type Config struct {
-	Listen string           // "host:port" of the UDP socket; host empty: every address
+	Listen string           // "host:port" of the UDP socket and the TCP listener; host empty: every address
 	Conns  []net.PacketConn // sockets to use in place of Listen; Run closes them
-	Lanes  []string         // what flows may go over: LaneQUIC, LaneTCP; default: both. TCP binds the port of each UDP socket too
+	Lanes  []string         // what may be used: LaneQUIC, LaneTCP; default: both. TCP binds the port of each UDP socket too
 	Trust  Trust
 	Log    *slog.Logger // default: discard
 	// Metrics is where the tunnel's figures are registered; nil: nowhere.
@@ -97,7 +97,7 @@ type Transport struct {
 	tasks   sync.WaitGroup
 }
 
-// New binds the UDP socket, unless it is given some, and the same port for TCP, and returns a transport that does nothing until Run.
+// New binds the UDP socket, unless it is given some, and the same port for TCP, as far as cfg.Lanes has them, and returns a transport that does nothing until Run.
 func New(cfg Config) (*Transport, error) {
 	if cfg.Trust == nil {
 		return nil, errors.New("tunnel without a trust authority: nobody could be told from anybody")
@@ -143,8 +143,13 @@ func New(cfg Config) (*Transport, error) {
 // Troubles are what New could not have, and does without. They are not to be changed.
 func (t *Transport) Troubles() []*federation.Diagnostic { return slices.Clone(t.trouble) }
 
-// Addr is the address of the first socket.
-func (t *Transport) Addr() net.Addr { return t.sockets[0].conn.LocalAddr() }
+// Addr is the address of the first UDP socket; without QUIC that of the TCP listener.
+func (t *Transport) Addr() net.Addr {
+	if len(t.sockets) == 0 {
+		return t.TCPAddr()
+	}
+	return t.sockets[0].conn.LocalAddr()
+}
 
 // TCPAddr is the address of the first TCP listener; nil when there is none.
 func (t *Transport) TCPAddr() net.Addr {
