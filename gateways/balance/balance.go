@@ -2,8 +2,10 @@
 //
 // A Balancer holds what changes with every connection: latency, open connections, failures, ejections. It outlives the
 // snapshots of the routing table; a Pool binds one snapshot's view of a service to that memory. Choosing takes no lock and
-// allocates nothing: two instances are drawn at random by weight, and the one with the lower cost (latency times load) gets
-// the connection. An instance that keeps failing is left out for a while, but suspicion never empties a service.
+// allocates nothing: two instances are drawn at random by weight, and the one with the lower cost (latency times load, unless
+// the service's resolver wants it otherwise) gets the connection or request. What has a key goes to the same instance each time,
+// whatever gateway asks (Maglev hashing: Eisenbud et al., NSDI 2016). An instance that keeps failing is left out for a while, but
+// suspicion never empties a service.
 //
 // A peer's region is remembered apart from instances (see Region): the gateway that serves a region reports how its own
 // instances fared, so one bad instance over there never counts against the whole region.
@@ -12,9 +14,11 @@
 package balance
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -41,6 +45,8 @@ type Target struct {
 	Members  []Member
 	Lane     *federation.HealthLane
 	Outlier  federation.Outlier // as federation.Resolver.Defaulted fills it
+	Balance  federation.Balance // empty: latency
+	Subsets  map[string][]int   // indexes into Members, by the subset's name
 }
 
 // Config is what a Balancer needs; the zero value is usable.
@@ -63,7 +69,10 @@ type group struct {
 	snapshot uint64
 	states   map[Endpoint]*state
 	regions  map[federation.Region]*Region
-	ejecting sync.Mutex // makes "count the ejected, then eject" one step
+	ejecting sync.Mutex       // makes "count the ejected, then eject" one step
+	judgment atomic.Int64     // when success rates are compared next, by clock.ns; 0: not yet known
+	keying   sync.Mutex       // held for moments; while choosing only the first time that a pool is asked for a key
+	keys     map[string]*keys // of the newest pools that were asked for keys, by subset
 }
 
 // New returns an empty Balancer.
@@ -93,6 +102,7 @@ func (b *Balancer) Bind(t Target) *Pool {
 		}
 		fresh[m.Endpoint] = m.state
 	}
+	p.bindSubsets()
 	if t.Snapshot < g.snapshot { // a connection that still holds an old snapshot: add, never take away
 		for e, s := range fresh {
 			g.states[e] = s
@@ -100,7 +110,15 @@ func (b *Balancer) Bind(t Target) *Pool {
 		return p
 	}
 	g.snapshot, g.states = t.Snapshot, fresh
+	g.forgetSubsets(p.subsets)
 	return p
+}
+
+// forgetSubsets drops the keys of subsets that the service no longer has.
+func (g *group) forgetSubsets(now map[string]*Pool) {
+	g.keying.Lock()
+	defer g.keying.Unlock()
+	maps.DeleteFunc(g.keys, func(name string, _ *keys) bool { return name != "" && now[name] == nil })
 }
 
 // Region returns the memory of how peer has served service. The handle stays valid for good; keep it with the snapshot.
@@ -150,7 +168,7 @@ func (b *Balancer) Keep(service func(federation.ServiceName) bool, region func(f
 func (b *Balancer) group(service federation.ServiceName) *group {
 	g := b.groups[service]
 	if g == nil {
-		g = &group{states: map[Endpoint]*state{}, regions: map[federation.Region]*Region{}}
+		g = &group{states: map[Endpoint]*state{}, regions: map[federation.Region]*Region{}, keys: map[string]*keys{}}
 		b.groups[service] = g
 	}
 	return g

@@ -46,6 +46,8 @@ func (c clock) ns() int64 { return int64(c.now().Sub(c.base)) }
 type state struct {
 	average  atomic.Uint64 // peak-sensitive moving average of connect times, see pack
 	inflight atomic.Int64
+	good     atomic.Uint32 // since success rates were last compared; only counted where they are
+	bad      atomic.Uint32
 	trouble
 }
 
@@ -53,6 +55,7 @@ type state struct {
 type trouble struct {
 	connects atomic.Int32 // failures to connect since one succeeded
 	resets   atomic.Int32 // connections reset without an answer since one was answered
+	errors   atomic.Int32 // responses with a server error since one without
 	until    atomic.Int64 // ejected until then, by clock.ns; 0: never ejected
 	times    atomic.Int32 // ejections not yet forgiven; see eject
 }
@@ -74,6 +77,7 @@ func (t *trouble) eject(now int64, base time.Duration) {
 	}
 	t.connects.Store(0)
 	t.resets.Store(0)
+	t.errors.Store(0)
 	t.until.Store(now + int64(max(length, base)))
 }
 
