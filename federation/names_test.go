@@ -2,6 +2,7 @@ package federation_test
 
 import (
 	"encoding/json"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -138,6 +139,9 @@ func TestInvalidSpecsSayWhichRuleTheyBreak(t *testing.T) {
 		{"x", &federation.Resolver{IdleTimeout: 1, NoIdleTimeout: true}, "exclude"},
 		{"x", &federation.Resolver{Outlier: federation.Outlier{MaxEjectedPercent: 101}}, "between 0 and 100"},
 		{"x", &federation.Upstream{Listen: "0.0.0.0:80"}, "loopback"},
+		{"x", &federation.Upstream{Listen: "0.0.0.0:80"}, "allow_from"},
+		{"x", &federation.Upstream{Listen: "unix:/run/x", AllowFrom: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, "IP:PORT"},
+		{"x", &federation.Upstream{Listen: "0.0.0.0:80", AllowFrom: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}, "no network"},
 		{"x", &federation.Upstream{Listen: "unix:relative"}, "absolute"},
 		{"a/b/c", &federation.Service{}, "service"},
 		{"x", &federation.Service{Instances: []federation.StaticInstance{{ID: "i"}}}, "no valid address"},

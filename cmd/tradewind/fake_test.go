@@ -56,6 +56,7 @@ func (g *fakeGateway) peers() []admin.Peering {
 		{Region: "gcp-europe-west1", TrustDomain: "gcp-europe-west1.mesh.internal", State: federation.PeeringActive,
 			Since:    before(50 * time.Hour),
 			Gateways: []string{"192.0.2.9:8443"}, Fingerprint: "7Q4K-2MZP-BBBB",
+			Exchange: "quic",
 			Path: admin.PathStatus{Up: true, Lane: "quic", Address: "192.0.2.9:8443", RTTSeconds: 0.0862, Loss: 0.001, Sessions: 5, QUIC: 4, TCP: 1,
 				Since: before(50 * time.Hour)},
 			Import: admin.ImportStatus{Services: 14, AsOf: before(400 * time.Millisecond), AgeSeconds: 0.4, Epoch: "9.0000beef",
@@ -67,7 +68,9 @@ func (g *fakeGateway) peers() []admin.Peering {
 
 func (g *fakeGateway) Status(context.Context, *admin.StatusRequest) (*admin.Status, error) {
 	st := &admin.Status{Region: "aws-us-east-1", TrustDomain: "aws-us-east-1.mesh.internal", Gateway: "gw-1", Version: "v0.1.0",
-		State:   admin.StateReady,
+		State: admin.StateReady,
+		Location: admin.Location{Provider: "aws", Region: "us-east-1", Zone: "us-east-1b", ZoneID: "use1-az2", Instance: "i-0123456789abcdef0",
+			Account: "111122223333"},
 		Started: before(150 * time.Hour), UptimeSeconds: admin.SecondsOf(150 * time.Hour), Generation: 4,
 		Configured: before(3 * time.Hour), View: 812,
 		Listeners: []admin.ListenerStatus{{Name: "mesh", Address: "[::]:8443", Network: "udp"}}, Peers: g.peers(),

@@ -28,9 +28,23 @@ func (g *fakeGateway) providers() []*admin.ProviderDetail {
 			Rules: []federation.Discover{{Service: "shop-*", Accounts: []string{"111111111111"}, Export: []string{"gcp-europe-west1"}}},
 			Ignored: []admin.IgnoredWorkloads{
 				{Reason: "not_allowed", Count: 1, Examples: []admin.IgnoredWorkload{{ID: "i-0def", Scope: "aws/222222222222/eu-west-1/ec2",
-					Why: "the discover rules for service \"shop-cart\" do not allow account \"222222222222\""}}},
+					Why: "discover rule 1 (service \"shop-*\") does not allow account \"222222222222\""}}},
 				{Reason: "unclaimed", Count: 103, Examples: []admin.IgnoredWorkload{{ID: "i-0123", Scope: "aws/111111111111/eu-west-1/ec2",
 					Why: "neither its tags nor the provider name a service"}}}}},
+		{ProviderStatus: admin.ProviderStatus{Name: "registry", Kind: "consul", Source: "consul:registry", State: "ok", Scopes: 1, Workloads: 3,
+			Instances: 3, AgeSeconds: 2},
+			Details: []admin.ProviderScope{{Scope: "consul/services", State: "ok", Watching: true, Workloads: 3, LastComplete: before(2 * time.Second),
+				AgeSeconds: 2, Calls: 9}},
+			Rules: []federation.Discover{{Service: "*"}},
+			Consul: &admin.ConsulSync{LastSuccess: admin.At(before(30 * time.Second).Time),
+				Entries: []admin.SyncedImport{
+					{Name: "orders", Service: service("orders"), Regions: []federation.Region{"azure-1", "gcp-1"}, Address: "192.0.2.10:9001", Healthy: true},
+					{Name: "cart-shop", Service: service("shop/cart"), Regions: []federation.Region{"gcp-1"}, Address: "192.0.2.10:9002"}},
+				NotShown: []admin.HiddenImports{{Why: "this gateway has no upstream for it", Count: 12, Services: []federation.ServiceName{service("billing")},
+					Fix: "add an upstream that listens on an address of this host, with the callers' networks in allow_from"}},
+				Problem: &admin.Problem{Severity: admin.SeverityWarning, Code: federation.CodeConsulSyncDenied,
+					What: "imports cannot be written to Consul: a rule is missing", Why: "Permission denied",
+					Fix: "add service \"orders\" { policy = \"write\" } to the policy of the token"}}},
 	}
 }
 

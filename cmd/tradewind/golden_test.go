@@ -58,7 +58,7 @@ var commands = map[string]string{
 	"instance-list": "instance list", "source-list": "source list",
 	"provider-list": "provider list", "provider-json": "provider list -o json", "provider-name": "provider list -o name",
 	"provider-show": "provider show prod", "provider-show-json": "provider show prod -o json", "provider-show-none": "provider show nothing",
-	"provider-sync": "provider sync corp", "provider-test": "provider test corp", "provider-test-denied": "provider test prod",
+	"provider-show-consul": "provider show registry", "provider-sync": "provider sync corp", "provider-test": "provider test corp", "provider-test-denied": "provider test prod",
 	"complete-providers": "__complete provider show ''",
 	"reload":             "reload", "log-level": "log-level", "log-level-set": "log-level debug", "log-level-bad": "log-level loud",
 	"help-code": "help TW-8001", "help-code-short": "help 8001", "help-unknown": "help TW-9999",

@@ -86,7 +86,10 @@ func (c *cli) peerEstablishCommand() *cobra.Command {
 		Use: "establish [PEER] --token FILE", Short: "Redeem a token and wait until the peering works", Args: takes(0, 1),
 		Long: `Redeem a token that another region made for this one, and wait until trust is exchanged, both sides reach each other and
 the catalog has arrived. With PEER, a token of any other region is refused before it is used. The token is read from a file, from
-standard input for "-", or taken as it is; other users of this host can see what stands on a command line, so prefer a file.`,
+standard input for "-", or taken as it is; other users of this host can see what stands on a command line, so prefer a file.
+
+The peer's gateways are dialled at the addresses of the token. With retry_join in a block peer "PEER" of gateway.hcl they are
+looked up from then on.`,
 		Example: `  tradewind peer establish --token aws.token
   ssh aws-gateway tradewind peer generate-token gcp-europe-west1 | tradewind peer establish --token -`,
 		RunE: c.withGateway(peerTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
@@ -207,6 +210,14 @@ func lanes(p admin.PathStatus) string {
 	return cmp.Or(strings.Join(all, ", "), p.Lane)
 }
 
+// over says what the catalog exchange runs over; nothing when there is no session.
+func over(lane string) string {
+	if lane == "" {
+		return ""
+	}
+	return "over " + lane
+}
+
 func times(lane string, n int) string {
 	switch n {
 	case 0:
@@ -220,7 +231,7 @@ func times(lane string, n int) string {
 func (c *cli) peerTable(s *screen, list []admin.Peering) {
 	header := []string{"PEER", "STATE", "PATH", "RTT", "LOSS", "EXPORTED", "IMPORTED", "CATALOG AGE"}
 	if s.wide {
-		header = append(header, "GATEWAY", "SEQ", "FINGERPRINT")
+		header = append(header, "GATEWAY", "EXCHANGE", "SEQ", "FINGERPRINT")
 	}
 	var rows [][]cell
 	for _, p := range list {
@@ -241,7 +252,7 @@ func (c *cli) peerTable(s *screen, list []admin.Peering) {
 			{text: rtt}, {text: loss},
 			{text: fmt.Sprint(p.Export.Services)}, {text: fmt.Sprint(p.Import.Services)}, {text: age, style: ageStyle}}
 		if s.wide {
-			row = append(row, text(p.Path.Address, fmt.Sprintf("%d of %d", p.Import.Seq, p.Import.Head), p.Fingerprint)...)
+			row = append(row, text(p.Path.Address, p.Exchange, fmt.Sprintf("%d of %d", p.Import.Seq, p.Import.Head), p.Fingerprint)...)
 		}
 		rows = append(rows, row)
 	}
@@ -292,7 +303,7 @@ func (c *cli) peerScreen(s *screen, p *admin.Peering) {
 	}
 	s.line("%s", s.paint(strong, string(p.Region)))
 	s.fields("state", state, "trust domain", p.TrustDomain, "fingerprint", p.Fingerprint, "gateways", strings.Join(p.Gateways, ", "),
-		"path", path,
+		"path", path, "exchange", over(p.Exchange),
 		"imported", age, "exported", export, "we see", serviceNames(p.Import.Names), "they see", serviceNames(p.Export.Names))
 	if p.Import.Braked {
 		s.line("%s a mass withdrawal of this peer is being held back", s.paint(warn, "!"))

@@ -20,6 +20,8 @@ or the DNS. They are declared in gateway.hcl. What a provider could not list sta
 		},
 		&cobra.Command{
 			Use: "show NAME", Short: "Show one provider: its scopes, and the workloads that are not used, by reason", Args: takes(1, 1),
+			Long: `Shows the scopes of a provider, and the workloads that are not used, by reason. For Consul with a sync_to_consul block also
+which imports Consul's users can call, by which address, and why others are not shown.`,
 			Example: "  tradewind provider show corp", ValidArgsFunction: c.completeProviders,
 			RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
 				p, err := gw.ShowProvider(ctx, &admin.ProviderRequest{Name: args[0]})
@@ -158,6 +160,47 @@ func (c *cli) providerScreen(s *screen, p *admin.ProviderDetail) {
 		if more := ig.Count - len(ig.Examples); more > 0 {
 			s.line("  and %d more", more)
 		}
+	}
+	if p.Consul != nil {
+		c.consulScreen(s, p.Consul)
+	}
+}
+
+// consulScreen shows what sync_to_consul does.
+func (c *cli) consulScreen(s *screen, sync *admin.ConsulSync) {
+	last := "never"
+	if !sync.LastSuccess.IsZero() {
+		last = span(c.now().Sub(sync.LastSuccess.Time)) + " ago"
+	}
+	s.line("")
+	s.line("%s  %s, last success %s", s.paint(strong, "imports in Consul"), count(len(sync.Entries), "service"), last)
+	if sync.Problem != nil {
+		s.fields("problem", problemText(sync.Problem), "why", sync.Problem.Why, "fix", sync.Problem.Fix)
+	}
+	var rows [][]cell
+	for _, e := range sync.Entries {
+		health := cell{text: "passing", style: good}
+		if !e.Healthy {
+			health = cell{text: "critical", style: bad}
+		}
+		rows = append(rows, []cell{{text: e.Name, style: strong}, {text: e.Service.String()}, {text: joined(e.Regions)}, {text: e.Address}, health})
+	}
+	if len(rows) > 0 {
+		s.line("")
+		s.table([]string{"IN CONSUL", "SERVICE", "REGIONS", "ADDRESS", "HEALTH"}, rows)
+	}
+	for _, h := range sync.NotShown {
+		var names []string
+		for _, name := range h.Services {
+			names = append(names, name.String())
+		}
+		list := strings.Join(names, ", ")
+		if more := h.Count - len(names); more > 0 {
+			list += fmt.Sprintf(" and %d more", more)
+		}
+		s.line("")
+		s.line("not shown  %s: %s", list, h.Why)
+		s.fields("fix", h.Fix)
 	}
 }
 

@@ -27,7 +27,7 @@ func parseKind(s string) (federation.Kind, error) {
 
 func (c *cli) getCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "get [KIND [NAME]]", Short: "Show resources: services, exports, intentions, resolvers, upstreams", Args: takes(0, 2),
+		Use: "get [KIND [NAME]]", Short: "Show resources: services, exports, intentions, resolvers, routes, upstreams", Args: takes(0, 2),
 		Long: `Show resources as the region stores them. One resource is shown in full, several as a table; -o hcl and -o json write what
 "tradewind apply -f" reads.`,
 		Example:           "  tradewind get\n  tradewind get intention web-checkout\n  tradewind get -o hcl > all.hcl",
@@ -114,9 +114,17 @@ func summary(spec federation.Spec) string {
 		if s.Require != federation.AssuranceNone {
 			require = ", requires " + s.Require.String()
 		}
+		if len(s.HTTP) > 0 {
+			require += ", " + count(len(s.HTTP), "kind") + " of request"
+		}
+		if s.Mode == federation.Shadow {
+			require += ", shadow"
+		}
 		return fmt.Sprintf("%s %s → %s%s", s.Action, s.Source, s.Destination, require)
 	case *federation.Resolver:
 		return "failover " + strings.Join(s.Failover, ", ")
+	case *federation.Route:
+		return count(len(s.Rules), "rule")
 	case *federation.Upstream:
 		return fmt.Sprintf("%s → %v as %v", s.Listen, s.Service, s.Caller)
 	}

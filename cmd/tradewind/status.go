@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -16,6 +17,8 @@ func (c *cli) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "Show the gateway, its peers and its problems on one screen", Args: takes(0, 0),
 		Long: `Show the gateway, its peers with the age of what they showed, failovers, certificates and problems on one screen.
+
+Where the gateway runs is what location { } in gateway.hcl says, and what the cloud's metadata service adds; -o wide shows all of it.
 
 With --strict the exit code is 4 when something is degraded: a stale catalog, a path that is down, a problem.`,
 		Example: "  tradewind status\n  tradewind status -o json | jq '.peers[] | {region, state}'",
@@ -76,9 +79,13 @@ func (c *cli) showStatus(s *screen, st *admin.Status) {
 		services += s.paint(bad, fmt.Sprintf(", %d failing", st.Services.Failing))
 	}
 	traffic := fmt.Sprintf("%d open, %d opened, %d denied, %d failed", t.Active, t.Opened, t.Denied, t.Failed)
-	pairs := []string{"gateway", st.Gateway + " in " + st.TrustDomain, "services", services, "traffic", traffic, "certificates",
+	pairs := []string{"gateway", st.Gateway + " in " + st.TrustDomain + located(st.Location), "services", services, "traffic", traffic, "certificates",
 		c.certificates(st.Certificates)}
 	if s.wide {
+		if at := st.Location; at != (admin.Location{}) {
+			pairs = append(pairs, "location", strings.Join(strings.Fields(strings.Join([]string{at.Provider, at.Account, at.Region, at.Zone, at.ZoneID,
+				at.Instance}, " ")), " "))
+		}
 		pairs = append(pairs, "fingerprint", st.Certificates.Fingerprint)
 		for _, l := range st.Listeners {
 			pairs = append(pairs, "listens", strings.TrimSpace(l.Name+" "+l.Address+" "+l.Network+" "+l.Error))
@@ -115,6 +122,14 @@ func (c *cli) showStatus(s *screen, st *admin.Status) {
 	if len(st.Problems) > 0 {
 		s.line("every check: tradewind check")
 	}
+}
+
+// located is where the gateway runs, in few words.
+func located(at admin.Location) string {
+	if zone := cmp.Or(at.Zone, at.Region); at.Provider != "" || zone != "" {
+		return ", at " + strings.TrimSpace(at.Provider+" "+zone)
+	}
+	return ""
 }
 
 func (s *screen) problem(p admin.Problem) {

@@ -31,16 +31,22 @@ func Binaries(t testing.TB) string {
 // Regions makes a cloud for each name and starts a gateway in it. extra is added to every gateway.hcl.
 func Regions(t testing.TB, extra string, names ...string) []*Region {
 	t.Helper()
-	bin := Binaries(t)
+	Binaries(t)
 	var regions []*Region
 	for _, c := range Clouds(t, names...) {
-		r := &Region{Cloud: c, bin: bin}
-		c.Write("gateway.hcl", fmt.Sprintf("region   = %q\nname     = \"gw-1\"\ndata_dir = %q\n\nmesh {\n  listen    = %q\n  advertise = [%q]\n}\n\n"+
-			"access_log = %q\n\n%s\n", c.Name, filepath.Join(c.Dir, "data"), c.Address+":8443", c.Address+":8443", filepath.Join(c.Dir, "access.log"), extra))
-		r.StartGateway()
-		regions = append(regions, r)
+		regions = append(regions, c.Region("", extra))
 	}
 	return regions
+}
+
+// Region starts a gateway in the cloud. mesh is added to the mesh block of its gateway.hcl, extra to the file.
+func (c *Cloud) Region(mesh, extra string) *Region {
+	c.t.Helper()
+	r := &Region{Cloud: c, bin: Binaries(c.t)}
+	c.Write("gateway.hcl", fmt.Sprintf("region   = %q\nname     = \"gw-1\"\ndata_dir = %q\n\nmesh {\n  listen    = %q\n  advertise = [%q]\n  %s\n}\n\n"+
+		"access_log = %q\n\n%s\n", c.Name, filepath.Join(c.Dir, "data"), c.Address+":8443", c.Address+":8443", mesh, filepath.Join(c.Dir, "access.log"), extra))
+	r.StartGateway()
+	return r
 }
 
 // In returns the region for use in the subtest t, so that a failure there ends the subtest and not its parent.

@@ -250,7 +250,7 @@ func (p *peer) adopt(ctx context.Context, l *link) {
 	p.link, p.dial.heard, p.dial.doubt = l, now, time.Time{}
 	p.current.Store(l)
 	p.activity.dirty = true
-	p.log.Info("session up", "address", l.session.RemoteAddr(), "dialled", l.dialled)
+	p.log.Info("session up", "address", l.session.RemoteAddr(), "lane", l.session.Lane(), "dialled", l.dialled)
 	p.act(ctx, p.machine.Connected(now))
 }
 

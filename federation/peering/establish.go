@@ -404,7 +404,7 @@ func (w *waitProgress) advance(s PeeringStatus) (missing string) {
 		if s.Session.Dialled {
 			how = "we dialled "
 		}
-		w.report(Step{"session", StepDone, how + s.Session.Address})
+		w.report(Step{"session", StepDone, how + s.Session.Address + " over " + s.Session.Lane})
 	}
 	if w.stage == 1 {
 		switch {

@@ -193,6 +193,8 @@ func (e *pipeEnd) Peer() spiffeid.ID {
 	return e.other.n.authority.GatewayID()
 }
 
+func (*pipeEnd) Lane() string { return "quic" }
+
 func (e *pipeEnd) RemoteAddr() string {
 	if len(e.other.n.addresses) == 0 {
 		return "192.0.2.200:50000"

@@ -44,6 +44,7 @@ type Session interface {
 	Receive(ctx context.Context) (exchange.Lane, []byte, error)
 	Close(code uint64, reason string)
 	RemoteAddr() string
+	Lane() string // what it runs over, for people to read: "quic" or "tcp"
 }
 
 // Dialer opens sessions. Both methods respect ctx.

@@ -40,6 +40,7 @@ type PeeringStatus struct {
 type SessionStatus struct {
 	Up      bool
 	Address string // of the other side
+	Lane    string // what it runs over, as its transport calls it
 	Dialled bool   // by us
 	Since   time.Time
 }
@@ -139,7 +140,8 @@ func (p *peer) publishStatus(now time.Time, ex exchange.Status, state federation
 		view:     p.view,
 	}
 	if p.link != nil {
-		s.session = SessionStatus{Up: true, Address: p.link.session.RemoteAddr(), Dialled: p.link.dialled, Since: p.link.since}
+		s.session = SessionStatus{Up: true, Address: p.link.session.RemoteAddr(), Lane: p.link.session.Lane(), Dialled: p.link.dialled,
+			Since: p.link.since}
 	} else {
 		s.next = p.dialDue()
 	}

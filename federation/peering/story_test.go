@@ -51,7 +51,7 @@ func TestEstablishTellsEachStepAndProvesBothWays(t *testing.T) {
 				"reach done: " + acceptor.addresses[0] + " answers in 60ms",
 				fmt.Sprintf("trust done: spiffe://%s.mesh.internal ⇄ spiffe://%s.mesh.internal (fingerprints %s %s)", dialler.region, acceptor.region,
 					dialler.authority.Bundle().Fingerprint(), acceptor.authority.Bundle().Fingerprint()),
-				"session done: we dialled " + acceptor.addresses[0],
+				"session done: we dialled " + acceptor.addresses[0] + " over quic",
 				"catalog done: 1 services offered to you, 1 shown to them",
 				"return done: they reach us, from " + acceptor.addresses[0],
 			}

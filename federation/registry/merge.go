@@ -16,6 +16,7 @@ type state struct {
 	services map[federation.ServiceName]*service
 	drained  map[key]bool
 	version  uint64 // of the newest check target
+	zone     string // of the gateway; empty: not known
 
 	// The work of one turn.
 	touched map[*service]bool               // to be looked at by rebuild
@@ -71,8 +72,8 @@ func newState() state {
 // turn merges all that has come in since the last turn, and publishes what changed.
 func (r *Registry) turn() {
 	r.in.mu.Lock()
-	services, reports, drains, removed := r.in.services, r.in.reports, r.in.drains, r.in.removed
-	r.in.services, r.in.reports, r.in.drains, r.in.removed = nil, nil, nil, nil
+	services, reports, drains, removed, zone := r.in.services, r.in.reports, r.in.drains, r.in.removed, r.in.zone
+	r.in.services, r.in.reports, r.in.drains, r.in.removed, r.in.zone = nil, nil, nil, nil, nil
 	r.in.mu.Unlock()
 	sources := append(r.sourceList(), r.resources)
 	now := r.cfg.Now()
@@ -85,6 +86,9 @@ func (r *Registry) turn() {
 	}
 	if services != nil {
 		r.declare(services)
+	}
+	if zone != nil && *zone != r.state.zone {
+		r.state.move(*zone)
 	}
 	for _, s := range sources {
 		for k, it := range s.takePending() {
@@ -206,6 +210,17 @@ func (r *Registry) claim(k key, s *source, it *item, now time.Time) {
 	r.state.touch(e)
 }
 
+// move takes note of the gateway's zone, which may be that of any instance.
+func (st *state) move(zone string) {
+	st.zone = zone
+	for _, svc := range st.services {
+		for _, e := range svc.entries {
+			st.touched[svc] = true
+			st.touch(e)
+		}
+	}
+}
+
 // touch puts e down for review.
 func (st *state) touch(e *entry) {
 	if !e.touched {
@@ -239,6 +254,9 @@ func (r *Registry) refresh(svc *service, e *entry, now time.Time) {
 	r.compareClaims(e)
 	visible := *best
 	visible.Health, visible.Checks = federation.HealthUnknown, nil
+	if _, distant := e.claims[0].source.impl.(Distant); !distant && visible.Locality == (federation.Locality{Region: r.cfg.Region}) {
+		visible.Locality.Zone = r.state.zone
+	}
 	moved := visible.Address != e.inst.Address
 	if !sameInstance(&visible, &e.inst) {
 		e.inst = visible

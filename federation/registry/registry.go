@@ -33,6 +33,11 @@ type Troubled interface {
 	Problem() error
 }
 
+// Distant is implemented by a source whose instances may run anywhere, not just beside the gateway: those that say no zone have none.
+type Distant interface {
+	Distant()
+}
+
 // Checker makes the active checks of instances. Its reports may come from any goroutine.
 type Checker interface {
 	// Run makes checks until ctx ends, then returns nil.
@@ -83,6 +88,7 @@ type inbox struct {
 	services map[federation.ServiceName]federation.Service // non-nil: SetServices was called
 	reports  map[key]federation.HealthReport
 	drains   map[key]bool
+	zone     *string                             // non-nil: SetZone was called
 	syncs    []chan struct{}                     // closed once all that was left before is in the catalog
 	dirty    map[federation.ServiceName]struct{} // outbox: services whose health changed and was not taken
 }
@@ -226,6 +232,21 @@ func (r *Registry) Drain(service federation.ServiceName, id federation.InstanceI
 	}
 	r.in.drains[key{service, id}] = on
 	r.signal()
+}
+
+// SetZone says which zone the gateway runs in, as providers name it. Instances that say no zone are taken to be in it, but for those of
+// a Distant source.
+func (r *Registry) SetZone(zone string) error {
+	if zone != "" {
+		if err := checkText("zone", zone, maxZone); err != nil {
+			return fmt.Errorf("set the gateway's zone: %w", err)
+		}
+	}
+	r.in.mu.Lock()
+	defer r.in.mu.Unlock()
+	r.in.zone = &zone
+	r.signal()
+	return nil
 }
 
 // Run runs the sources and the checker and keeps the catalog until ctx ends. It returns nil after all of them have ended.

@@ -20,6 +20,7 @@ type Status struct {
 	Region        federation.Region    `json:"region"`
 	TrustDomain   string               `json:"trust_domain"`
 	Gateway       string               `json:"gateway"` // its name within the region
+	Location      Location             `json:"location,omitzero"`
 	Version       string               `json:"version"`
 	State         GatewayState         `json:"state"`
 	Started       Time                 `json:"started,omitzero"`
@@ -35,6 +36,16 @@ type Status struct {
 	Sources       List[SourceStatus]   `json:"sources"`             //
 	Certificates  CertificateSummary   `json:"certificates"`        //
 	Problems      List[Problem]        `json:"problems"`            // worst first
+}
+
+// Location is where a gateway runs, as far as that is known.
+type Location struct {
+	Provider string `json:"provider,omitempty"` // "aws", "azure", "gcp", or what the configuration says
+	Region   string `json:"region,omitempty"`   // the cloud's
+	Zone     string `json:"zone,omitempty"`
+	ZoneID   string `json:"zone_id,omitempty"` // the same for every account, where the zone's name is not
+	Instance string `json:"instance,omitempty"`
+	Account  string `json:"account,omitempty"` // or project, or subscription
 }
 
 // ListenerStatus is one address the gateway listens on.

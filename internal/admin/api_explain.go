@@ -25,8 +25,16 @@ type Explanation struct {
 	Exported    *bool              `json:"exported,omitempty"` // to the caller's region, when that is a peer
 	Decision    ExplainedDecision  `json:"decision"`           // of this region; without a rule when nobody was in the running
 	Candidates  List[Candidate]    `json:"candidates"`         // in the order they are tried, then those that are not
+	LeftOut     []LeftOut          `json:"left_out,omitempty"` // workloads here that say they are the destination and are not used
 	Remote      *ExplainedDecision `json:"remote,omitempty"`   // of the peer that would be tried first, when it answered
 	RemoteError string             `json:"remote_error,omitempty"`
+}
+
+// LeftOut is a workload that a provider lists and that is not used.
+type LeftOut struct {
+	Provider string `json:"provider"`
+	Reason   string `json:"reason"` // as IgnoredWorkloads has it
+	IgnoredWorkload
 }
 
 // ExplainedCaller is whom the connection counts as.

@@ -90,6 +90,7 @@ type Peering struct {
 	Gateways    List[string]            `json:"gateways"`         // the peer's, as host:port
 	Fingerprint string                  `json:"fingerprint,omitempty"`
 	Path        PathStatus              `json:"path"`
+	Exchange    string                  `json:"exchange,omitempty"` // what carries the catalog now: "quic" or "tcp"
 	Import      ImportStatus            `json:"import"`
 	Export      ExportStatus            `json:"export"`
 	Problem     *Problem                `json:"problem,omitempty"` // the worst one now

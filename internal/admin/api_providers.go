@@ -36,6 +36,32 @@ type ProviderDetail struct {
 	Details List[ProviderScope]       `json:"scope_details"`
 	Rules   List[federation.Discover] `json:"discover"`
 	Ignored List[IgnoredWorkloads]    `json:"ignored"`
+	Consul  *ConsulSync               `json:"sync_to_consul,omitempty"` // when it shows imports there
+}
+
+// ConsulSync is how far a Consul shows imports.
+type ConsulSync struct {
+	Entries     List[SyncedImport]  `json:"entries"`
+	NotShown    List[HiddenImports] `json:"not_shown"`
+	LastSuccess Time                `json:"last_success,omitzero"` // when Consul last was as it should be
+	Problem     *Problem            `json:"problem,omitempty"`
+}
+
+// SyncedImport is an import that users of a Consul can call.
+type SyncedImport struct {
+	Name    string                  `json:"name"` // in Consul
+	Service federation.ServiceName  `json:"service"`
+	Regions List[federation.Region] `json:"regions"` // that export it
+	Address string                  `json:"address"` // of this gateway's listener
+	Healthy bool                    `json:"healthy"` // false: not in DNS
+}
+
+// HiddenImports are those that are not shown for one reason.
+type HiddenImports struct {
+	Why      string                       `json:"why"`
+	Fix      string                       `json:"fix"`
+	Count    int                          `json:"count"`
+	Services List[federation.ServiceName] `json:"services"` // the first of them
 }
 
 // ProviderScope is what one listing covers.

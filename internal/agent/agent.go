@@ -60,6 +60,7 @@ type Agent struct {
 	admin     *admin.Server
 	metrics   *prometheus.Registry
 	providers *providers
+	consuls   consulSyncs
 	access    io.Closer // the access log's file, if it is one
 
 	state    atomic.Value  // admin.GatewayState
@@ -72,6 +73,8 @@ type Agent struct {
 	configured   time.Time
 	reconfigured chan struct{} // capacity 1: cfg has changed
 
+	location      atomic.Pointer[whereabouts]
+	joins         joins
 	dirProblem    atomic.Pointer[federation.Diagnostic] // of the watched resources directory
 	reloadProblem atomic.Pointer[federation.Diagnostic] // of the last reload
 }
@@ -97,6 +100,12 @@ func New(ctx context.Context, o Options) (_ *Agent, err error) {
 		}
 	}()
 	if err := a.buildControl(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.settleAt(presumed(o.Config.Location, os.Getenv)); err != nil {
+		return nil, err
+	}
+	if err := a.checkJoins(o.Config.Peers); err != nil {
 		return nil, err
 	}
 	if err := a.adoptProviders(o.Config.Providers); err != nil { // before the registry runs, which waits for the sources it starts with
@@ -271,7 +280,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	defer stop()
 	g, inner := errgroup.WithContext(inner)
 	for _, run := range []func(context.Context) error{
-		a.trust.Run, a.reg.Run, a.plane.Run, a.tunnel.Run, a.peers.Run, a.mesh.Run, a.admin.Run, a.rejudgeOnTrust, a.nudgeOnPath, a.serveReloads, a.watch, a.keepExports,
+		a.trust.Run, a.reg.Run, a.plane.Run, a.tunnel.Run, a.peers.Run, a.mesh.Run, a.admin.Run, a.rejudgeOnTrust, a.nudgeOnPath, a.serveReloads, a.watch, a.keepExports, a.keepConsulSyncs,
+		a.tidy,
 	} {
 		g.Go(func() error { return run(inner) })
 	}
@@ -283,6 +293,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 			}
 			a.state.CompareAndSwap(admin.StateStarting, admin.StateReady)
 			a.log.Info("ready", "version", a.opts.Version, "mesh", a.tunnel.Addr().String(), "socket", a.opts.Config.AdminSocket)
+			a.locate(inner)
 		case <-inner.Done():
 		}
 		return nil

@@ -85,7 +85,13 @@ func start(t *testing.T, region, dir, extra string) *gateway {
 
 func (g *gateway) write(region, extra string) {
 	g.t.Helper()
-	content := fmt.Sprintf("region = %q\nname = \"gw-1\"\ndata_dir = %q\nmesh {\n listen = \"127.0.0.1:0\"\n}\nlocal {\n listen = \"\"\n}\nadmin {\n listen = \"\"\n}\n%s\n",
+	if !strings.Contains(extra, "location {") { // what the machine that tests run on is, no test depends on
+		extra += "\nlocation {\n lookup = false\n}\n"
+	}
+	if !strings.Contains(extra, "mesh {") {
+		extra += "mesh {\n listen = \"127.0.0.1:0\"\n}\n"
+	}
+	content := fmt.Sprintf("region = %q\nname = \"gw-1\"\ndata_dir = %q\nlocal {\n listen = \"\"\n}\nadmin {\n listen = \"\"\n}\n%s\n",
 		region, filepath.Join(filepath.Dir(g.path), "data"), extra)
 	if err := os.WriteFile(g.path, []byte(content), 0o600); err != nil {
 		g.t.Fatal(err)

@@ -39,9 +39,13 @@ func (a *Agent) runChecks(only federation.Region) *admin.CheckReport {
 	peers := a.peers.List()
 	out.Peers = len(peers)
 	var results []admin.CheckResult
+	joins := a.joins.problems()
 	for _, p := range peers {
 		if only == "" || p.Region == only {
 			results = append(results, a.checkPeer(p)...)
+			if d, looked := joins[p.Region]; looked {
+				results = append(results, judged(string(p.Region)+" addresses", admin.CheckWarn, d))
+			}
 		}
 	}
 	if len(results) > 0 {

@@ -32,6 +32,9 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 	for _, c := range e.Candidates {
 		out.Candidates = append(out.Candidates, candidate(c))
 	}
+	if destination.Region == "" || destination.Region == e.Region {
+		out.LeftOut = a.leftOut(destination.Service)
+	}
 	if e.Remote != nil {
 		out.Remote = &admin.ExplainedDecision{Region: e.At, Allowed: e.Remote.Verdict == "allowed", Rule: e.Remote.Rule}
 		for _, c := range e.Candidates {
@@ -44,6 +47,23 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 		out.Fix = a.howToAllow(e, source, destination)
 	}
 	return out, nil
+}
+
+const maxLeftOut = 20 // shown: enough to see the pattern
+
+// leftOut returns the workloads that the providers list as instances of service and that are not used, in order of provider.
+func (a *Agent) leftOut(service federation.ServiceName) (out []admin.LeftOut) {
+	for _, p := range a.providers.list() {
+		for _, of := range p.current.Load().LeftOut(service) {
+			for _, w := range of.Examples {
+				if len(out) < maxLeftOut {
+					out = append(out, admin.LeftOut{Provider: p.name(), Reason: string(of.Reason),
+						IgnoredWorkload: admin.IgnoredWorkload{ID: w.ID, Scope: w.Scope.String(), Why: w.Why}})
+				}
+			}
+		}
+	}
+	return out
 }
 
 func notUnderstood(what, text, fix string, err error) error {

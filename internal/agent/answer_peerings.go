@@ -112,7 +112,7 @@ func (a *Agent) peering(s peering.PeeringStatus) admin.Peering {
 		Gateways: s.Gateways, Fingerprint: s.Fingerprint,
 		Path: admin.PathStatus{Up: path.Up, Lane: path.Lane, Address: path.Address, RTTSeconds: admin.SecondsOf(path.RTT), Loss: path.Loss,
 			Sessions: path.Sessions, QUIC: path.QUIC, TCP: path.TCP, Since: admin.At(path.Since)},
-		Import: importStatus(s.Exchange), Export: exportStatus(s.Exchange),
+		Exchange: s.Session.Lane, Import: importStatus(s.Exchange), Export: exportStatus(s.Exchange),
 	}
 	out.Import.Names, out.Export.Names = s.Imported, s.Exported
 	switch {

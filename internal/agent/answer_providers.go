@@ -27,6 +27,9 @@ func (p *provider) status(st poll.Status) admin.ProviderStatus {
 	cfg := p.cfg.Load()
 	out := admin.ProviderStatus{Name: cfg.Name, Kind: cfg.Kind, Source: p.source(), Scopes: len(st.Scopes), Workloads: st.Workloads,
 		Instances: st.Instances, Problem: problem(st.Problem), State: string(poll.ScopeOK)}
+	if d := p.contested.Load().problem(); d != nil && st.Problem == nil {
+		out.Problem = problem(d)
+	}
 	worst := len(badness) - 1
 	if len(st.Scopes) == 0 {
 		worst = slices.Index(badness, poll.ScopePending)
@@ -57,12 +60,12 @@ func (a *Agent) ShowProvider(_ context.Context, r *admin.ProviderRequest) (*admi
 	if err != nil {
 		return nil, err
 	}
-	return p.detail(), nil
+	return a.detail(p), nil
 }
 
-func (p *provider) detail() *admin.ProviderDetail {
+func (a *Agent) detail(p *provider) *admin.ProviderDetail {
 	st := p.current.Load().Status()
-	out := &admin.ProviderDetail{ProviderStatus: p.status(st), Rules: p.cfg.Load().Discover}
+	out := &admin.ProviderDetail{ProviderStatus: p.status(st), Rules: p.cfg.Load().Discover, Consul: a.consuls.status(p.name())}
 	for _, s := range st.Scopes {
 		scope := admin.ProviderScope{Scope: s.Scope.String(), State: string(s.State), Watching: s.Watching, Workloads: s.Workloads,
 			LastComplete: admin.At(s.LastComplete), Next: admin.At(s.Next), Calls: s.Calls, Throttles: s.Throttles, Failures: s.Failures,
@@ -94,7 +97,7 @@ func (a *Agent) SyncProvider(ctx context.Context, r *admin.ProviderRequest) (*ad
 	if err := p.current.Load().Sync(ctx); err != nil {
 		return nil, err
 	}
-	return p.detail(), nil
+	return a.detail(p), nil
 }
 
 // TestProvider implements admin.Providers.
@@ -104,7 +107,7 @@ func (a *Agent) TestProvider(ctx context.Context, r *admin.ProviderRequest) (*ad
 		return nil, err
 	}
 	out := &admin.ProviderTest{Name: p.name(), Passed: true}
-	for _, t := range poll.Test(ctx, *p.lister.Load(), a.providers.budgets) {
+	for _, t := range poll.Test(ctx, *p.lister.Load(), a.providers.budgets.With(p.cfg.Load().Rate)) {
 		out.Passed = out.Passed && t.Problem == nil
 		out.Results = append(out.Results, admin.ProviderTestResult{Scope: t.Scope.String(), Workloads: t.Workloads, Calls: t.Calls,
 			TookSeconds: admin.SecondsOf(t.Took), Missing: t.Missing, Problem: problem(t.Problem)})

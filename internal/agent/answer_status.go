@@ -19,7 +19,7 @@ func (a *Agent) Status(context.Context, *admin.StatusRequest) (*admin.Status, er
 	a.reloading.Unlock()
 	out := &admin.Status{
 		Region: cfg.Region, TrustDomain: cfg.TrustDomain.Name(), Gateway: cfg.Name, Version: a.opts.Version,
-		State: a.state.Load().(admin.GatewayState), Started: admin.At(a.started), UptimeSeconds: admin.SecondsOf(time.Since(a.started)),
+		Location: a.location.Load().Location, State: a.state.Load().(admin.GatewayState), Started: admin.At(a.started), UptimeSeconds: admin.SecondsOf(time.Since(a.started)),
 		Generation: generation, Configured: admin.At(configured), View: view.Number,
 		Listeners: a.listeners(), Traffic: a.traffic(), Services: a.serviceCounts(view), Peers: a.peerings(), Sources: a.sources(),
 		Certificates: a.certificateSummary(),
@@ -50,8 +50,9 @@ func problemOf(c admin.CheckResult) admin.Problem {
 
 func (a *Agent) listeners() []admin.ListenerStatus {
 	cfg := a.opts.Config
-	out := []admin.ListenerStatus{{Name: "mesh", Address: a.tunnel.Addr().String(), Network: "udp"}}
-	if addr := a.tunnel.TCPAddr(); addr != nil {
+	mesh := a.tunnel.Addr()
+	out := []admin.ListenerStatus{{Name: "mesh", Address: mesh.String(), Network: mesh.Network()}}
+	if addr := a.tunnel.TCPAddr(); addr != nil && mesh.Network() != addr.Network() {
 		out = append(out, admin.ListenerStatus{Name: "mesh", Address: addr.String(), Network: "tcp"})
 	}
 	if addr := a.mesh.LocalAddr(); addr != nil {
@@ -62,7 +63,7 @@ func (a *Agent) listeners() []admin.ListenerStatus {
 	}
 	out = append(out, admin.ListenerStatus{Name: "admin", Address: "unix:" + cfg.AdminSocket, Network: "unix"})
 	for _, l := range a.mesh.Listeners() {
-		network, _, _ := federation.ParseListen(l.Upstream.Listen) // it was valid when it was applied
+		network, _, _ := l.Upstream.Address() // it was valid when it was applied
 		s := admin.ListenerStatus{Name: l.Upstream.Name, Address: l.Upstream.Listen, Network: network}
 		if l.Problem != nil {
 			s.Error = l.Problem.Error()

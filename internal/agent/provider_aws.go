@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"fmt"
 	"log/slog"
 
 	"github.com/tradewind-mesh/tradewind/internal/config"
@@ -14,8 +13,16 @@ import (
 var openAWS opener = func(body any, _ *slog.Logger) (poll.Lister, error) {
 	c, ok := body.(*config.AWSProvider)
 	if !ok {
-		return nil, fmt.Errorf("configuration is a %T", body)
+		return nil, wrongBody(body)
 	}
+	l, err := aws.New(awsConfig(c))
+	if err != nil {
+		return nil, err // not l: a nil *aws.Lister would be a lister
+	}
+	return l, nil
+}
+
+func awsConfig(c *config.AWSProvider) aws.Config {
 	cfg := aws.Config{
 		Regions: c.Regions, Kinds: c.Kinds, Tags: c.Tags, Clusters: c.Clusters, Namespaces: c.Namespaces,
 		NoTargetHealth: c.TargetHealth != nil && !*c.TargetHealth, TargetGroups: c.TargetGroups,
@@ -24,9 +31,5 @@ var openAWS opener = func(body any, _ *slog.Logger) (poll.Lister, error) {
 	for _, a := range c.Accounts {
 		cfg.Accounts = append(cfg.Accounts, aws.Account{RoleARN: a.RoleARN, ExternalID: a.ExternalID, Name: a.Name})
 	}
-	l, err := aws.New(cfg)
-	if err != nil {
-		return nil, err // not l: a nil *aws.Lister would be a lister
-	}
-	return l, nil
+	return cfg
 }

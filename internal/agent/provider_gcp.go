@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"fmt"
 	"log/slog"
 
 	"github.com/tradewind-mesh/tradewind/internal/config"
@@ -14,15 +13,19 @@ import (
 var openGCP opener = func(body any, _ *slog.Logger) (poll.Lister, error) {
 	c, ok := body.(*config.GCPProvider)
 	if !ok {
-		return nil, fmt.Errorf("configuration is a %T", body)
+		return nil, wrongBody(body)
 	}
-	l, err := gcp.New(gcp.Config{
-		Projects: c.Projects, Kinds: c.Kinds, Labels: c.Labels, Locations: c.Locations, Namespaces: c.Namespaces, Groups: c.Groups,
-		NoGroupHealth: c.GroupHealth != nil && !*c.GroupHealth, AddressType: c.AddressType, CredentialsFile: c.CredentialsFile,
-		Endpoint: c.Endpoint,
-	})
+	l, err := gcp.New(gcpConfig(c))
 	if err != nil {
 		return nil, err // not l: a nil *gcp.Lister would be a lister
 	}
 	return l, nil
+}
+
+func gcpConfig(c *config.GCPProvider) gcp.Config {
+	return gcp.Config{
+		Projects: c.Projects, Kinds: c.Kinds, Labels: c.Labels, Locations: c.Locations, Namespaces: c.Namespaces, Groups: c.Groups,
+		NoGroupHealth: c.GroupHealth != nil && !*c.GroupHealth, AddressType: c.AddressType, CredentialsFile: c.CredentialsFile,
+		Endpoint: c.Endpoint,
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -89,8 +90,8 @@ func (p *providers) find(name string) (*provider, error) {
 }
 
 // watchGap is the least time between two sets of a provider that hears of changes: each is for its own sake, and is to be seen by
-// peers within half a second.
-const watchGap = 200 * time.Millisecond
+// peers within half a second, of which the provider's own server may take most. Large sets make it longer by themselves.
+const watchGap = 20 * time.Millisecond
 
 // provider is a source that can be exchanged for a changed one: what the old one listed stays until the new one has listed.
 type provider struct {
@@ -100,6 +101,14 @@ type provider struct {
 	lister  atomic.Pointer[poll.Lister]
 	swapped chan struct{} // capacity 1
 	public  atomic.Bool   // it has published since the start
+
+	contested atomic.Pointer[contested]
+}
+
+// contested are the services that a provider's workloads ask to export, with the owner of the export that already decides.
+type contested struct {
+	owners map[federation.ServiceName]string
+	warned time.Time
 }
 
 func (p *provider) name() string { return p.cfg.Load().Name }
@@ -148,7 +157,7 @@ func (p *provider) set(a *Agent, c config.Provider, l poll.Lister) {
 		gap = watchGap
 	}
 	p.current.Store(poll.New(poll.Config{Gap: gap, Name: string(providerSource(c)), Lister: l, Rules: c.Discover, Interval: c.Interval, TTL: c.TTL,
-		Dir: filepath.Join(a.opts.Config.DataDir, "providers"), Budgets: p.all.budgets, Predecessor: old, Log: a.room("provider")}))
+		Dir: filepath.Join(a.opts.Config.DataDir, "providers"), Budgets: p.all.budgets.With(c.Rate), Predecessor: old, Log: a.room("provider")}))
 	p.lister.Store(&l)
 	p.cfg.Store(&c)
 	if old != nil {
@@ -233,7 +242,7 @@ func (a *Agent) keepExports(ctx context.Context) error {
 			owner := exportOwners + p.name()
 			owners[owner] = true
 			if p.public.Load() { // before, absence is not known
-				a.export(ctx, owner, p.current.Load().Exports())
+				a.contest(p, a.export(ctx, owner, p.current.Load().Exports()))
 			}
 		}
 		for _, r := range a.plane.List(federation.KindExport) {
@@ -244,9 +253,38 @@ func (a *Agent) keepExports(ctx context.Context) error {
 	}
 }
 
-// export makes owner's exports equal to wanted, but for services whose export belongs to somebody else.
-func (a *Agent) export(ctx context.Context, owner string, wanted map[federation.ServiceName][]string) {
+// contest takes note of the services whose export belongs to somebody else, and tells of a change, at most once a minute: workloads
+// come and go.
+func (a *Agent) contest(p *provider, owners map[federation.ServiceName]string) {
+	before, now := p.contested.Load(), &contested{owners: owners}
+	if before != nil {
+		now.warned = before.warned
+	}
+	if len(owners) > 0 && (before == nil || !maps.Equal(before.owners, owners)) && time.Since(now.warned) >= time.Minute {
+		now.warned = time.Now()
+		d := now.problem()
+		a.log.Warn(d.What, "provider", p.name(), "code", string(d.Code), "reason", d.Why, "fix", d.Fix)
+	}
+	p.contested.Store(now)
+}
+
+// problem says whose exports decide, nil when none does.
+func (c *contested) problem() *federation.Diagnostic {
+	if c == nil || len(c.owners) == 0 {
+		return nil
+	}
+	names := slices.SortedFunc(maps.Keys(c.owners), federation.ServiceName.Compare)
+	first := names[0]
+	return &federation.Diagnostic{Code: federation.CodeProviderExport,
+		What: fmt.Sprintf("the tags of workloads ask to export %d services whose export belongs to others, such as %v", len(names), first),
+		Why:  fmt.Sprintf("the export of %v belongs to %q, which decides", first, c.owners[first]),
+		Fix:  "take mesh/export from the workloads' tags, or delete the export: tradewind delete export " + first.String()}
+}
+
+// export makes owner's exports equal to wanted, but for services whose export belongs to somebody else, which it returns.
+func (a *Agent) export(ctx context.Context, owner string, wanted map[federation.ServiceName][]string) map[federation.ServiceName]string {
 	var put []federation.Resource
+	others := map[federation.ServiceName]string{}
 	same := true
 	own := map[string]bool{}
 	for _, r := range a.plane.List(federation.KindExport) {
@@ -257,7 +295,7 @@ func (a *Agent) export(ctx context.Context, owner string, wanted map[federation.
 		peers, asked := wanted[service]
 		if r.Owner != owner {
 			if asked && !own[r.Name] {
-				a.log.Debug("service is exported by another owner", "service", r.Name, "owner", r.Owner, "code", string(federation.CodeProviderExport))
+				others[service] = r.Owner
 			}
 			delete(wanted, service)
 			continue
@@ -272,16 +310,17 @@ func (a *Agent) export(ctx context.Context, owner string, wanted map[federation.
 			Spec: &federation.Export{Service: service, To: peers}})
 	}
 	if same {
-		return
+		return others
 	}
 	slices.SortFunc(put, func(x, y federation.Resource) int { return strings.Compare(x.Name, y.Name) })
 	plan, err := a.plane.Apply(ctx, controlplane.Change{Owner: owner, Put: put, Prune: true})
 	if err != nil {
 		a.log.Error("exports that workloads ask for not applied", "owner", owner, "error", err)
-		return
+		return others
 	}
 	if plan.Changes() {
 		a.log.Info("exports that workloads ask for applied", "owner", owner, "created", plan.Count(controlplane.ActionCreate),
 			"updated", plan.Count(controlplane.ActionUpdate), "deleted", plan.Count(controlplane.ActionDelete))
 	}
+	return others
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tradewind-mesh/tradewind/internal/admin"
 	"github.com/tradewind-mesh/tradewind/providers/aws/awstest"
 	"github.com/tradewind-mesh/tradewind/providers/azure/azuretest"
 	"github.com/tradewind-mesh/tradewind/providers/gcp/gcptest"
@@ -54,6 +55,7 @@ func TestOneServiceInThreeClouds(t *testing.T) {
 	labels := map[string]string{"mesh-service": "web", "mesh-port": "8080"}
 	amazon := httptest.NewServer(awstest.New(awstest.Inventory{Instances: []awstest.Instance{
 		{ID: "i-1", VPC: "vpc-1", IP: "192.0.2.1", Tags: tags}, {ID: "i-2", VPC: "vpc-1", IP: "192.0.2.2"},
+		{ID: "i-3", VPC: "vpc-1", IP: "192.0.2.3", Tags: map[string]string{"mesh/service": "shop/api", "mesh/port": "80"}},
 	}}))
 	defer amazon.Close()
 	google := httptest.NewServer(gcptest.New(gcptest.Inventory{Instances: []gcptest.Instance{
@@ -86,4 +88,9 @@ func TestOneServiceInThreeClouds(t *testing.T) {
 		}
 		return nil
 	})
+	e, err := g.Explain(t.Context(), &admin.ExplainRequest{Source: "web", Destination: "shop/api"})
+	if err != nil || len(e.LeftOut) != 1 || e.LeftOut[0].Provider != "amazon" || !strings.HasSuffix(e.LeftOut[0].ID, "instance/i-3") ||
+		!strings.Contains(e.LeftOut[0].Why, `no discover rule has a pattern for service "api"`) {
+		t.Errorf("what is left out of shop/api: %+v, %v", e, err)
+	}
 }

@@ -44,8 +44,12 @@ func TestExportsOfProviders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.export(t.Context(), "provider/p", ask("b", "c"))
+	others := g.export(t.Context(), "provider/p", ask("b", "c"))
 	g.wantExports("shop/api to [z] by cli; web to [b c] by provider/p")
+	if d := (&contested{owners: others}).problem(); d == nil || d.Code != federation.CodeProviderExport ||
+		d.Why != `the export of shop/api belongs to "cli", which decides` {
+		t.Errorf("exports that belong to others: %v", d)
+	}
 	version := func() uint64 {
 		for _, r := range g.plane.List(federation.KindExport) {
 			if r.Name == "web" {

@@ -23,7 +23,9 @@ import (
 func (a *Agent) Reload(context.Context, *admin.ReloadRequest) (*admin.ReloadResponse, error) {
 	next, err := config.Load(a.opts.Path)
 	if err == nil {
-		_, err = a.openProviders(next.Providers) // what cannot be set up must not replace what runs
+		if _, err = a.openProviders(next.Providers); err == nil { // what cannot be set up must not replace what runs
+			err = a.checkJoins(next.Peers)
+		}
 	}
 	if err != nil {
 		a.reloadProblem.Store(because("TW-1007", "the configuration on disk was refused; the running one stays in force", err,
@@ -103,6 +105,7 @@ func (a *Agent) watch(ctx context.Context) error {
 		if err := a.adoptProviders(cfg.Providers); err != nil {
 			a.log.Error("adopt providers", "error", err)
 		}
+		a.joins.adopt(ctx, a, &wg, cfg.Peers)
 		if cfg.ResourcesDir != dir {
 			stopDir()
 			dir = cfg.ResourcesDir

@@ -48,6 +48,8 @@ func FormatHCL(resources []federation.Resource) []byte {
 				from = append(from, p.String())
 			}
 			w.list("allow_from", from)
+		case *federation.Ingress:
+			w.ingress(spec)
 		}
 	}
 	return hclwrite.Format(f.Bytes())

@@ -32,7 +32,7 @@ type Gateway struct {
 	Name         string // of this gateway among the region's; part of its identity
 	DataDir      string
 	MeshListen   string   // UDP and TCP address that peers' gateways dial
-	MeshLanes    []string // what flows to peers may go over: "quic", "tcp"; sorted
+	MeshLanes    []string // what may be used between gateways: "quic", "tcp"; sorted
 	Advertise    []string // addresses put into peering tokens; empty: those of the host's interfaces
 	LocalListen  string   // loopback TCP for workloads that bring an SVID; empty: off
 	AdminSocket  string
@@ -42,6 +42,8 @@ type Gateway struct {
 	ResourcesDir string // watched; empty: none
 	Sources      []FileSource
 	Providers    []Provider
+	Location     Location      // where the process runs
+	Peers        []Peer        // whose gateways' addresses are looked up
 	MaxStale     time.Duration // how long imports of a silent peer stay usable
 	DrainTimeout time.Duration // how long SIGTERM waits for open connections
 	LogLevel     slog.Level
@@ -64,7 +66,7 @@ func RestartOnly(a, b *Gateway) []string {
 		"mesh.lanes":   slices.Equal(a.MeshLanes, b.MeshLanes),
 		"admin.socket": a.AdminSocket == b.AdminSocket, "admin.listen": a.AdminListen == b.AdminListen,
 		"admin.group": a.AdminGroup == b.AdminGroup, "local.listen": a.LocalListen == b.LocalListen,
-		"access_log": a.AccessLog == b.AccessLog, "max_stale": a.MaxStale == b.MaxStale, "log.format": a.LogFormat == b.LogFormat,
+		"access_log": a.AccessLog == b.AccessLog, "location": a.Location == b.Location, "max_stale": a.MaxStale == b.MaxStale, "log.format": a.LogFormat == b.LogFormat,
 	})
 }
 
@@ -73,7 +75,7 @@ func Reloadable(a, b *Gateway) []string {
 	return differing(map[string]bool{
 		"mesh.advertise": slices.Equal(a.Advertise, b.Advertise), "resources_dir": a.ResourcesDir == b.ResourcesDir,
 		"source": slices.Equal(a.Sources, b.Sources), "provider": reflect.DeepEqual(a.Providers, b.Providers),
-		"drain_timeout": a.DrainTimeout == b.DrainTimeout, "log.level": a.LogLevel == b.LogLevel,
+		"drain_timeout": a.DrainTimeout == b.DrainTimeout, "log.level": a.LogLevel == b.LogLevel, "peer": reflect.DeepEqual(a.Peers, b.Peers),
 	})
 }
 
@@ -82,6 +84,7 @@ func Merge(running, next *Gateway) *Gateway {
 	out := *running
 	out.Advertise, out.ResourcesDir, out.Sources = next.Advertise, next.ResourcesDir, next.Sources
 	out.Providers, out.DrainTimeout, out.LogLevel, out.Files = next.Providers, next.DrainTimeout, next.LogLevel, next.Files
+	out.Peers = next.Peers
 	return &out
 }
 
@@ -112,6 +115,8 @@ type file struct {
 	Log          *logBlock       `hcl:"log,block"`
 	Sources      []fileSource    `hcl:"source,block"`
 	Providers    []providerBlock `hcl:"provider,block"`
+	Location     *locationBlock  `hcl:"location,block"`
+	Peers        []peerBlock     `hcl:"peer,block"`
 }
 
 type meshBlock struct {
@@ -294,6 +299,8 @@ func (b *builder) build(raw file) *Gateway {
 	b.logging(g, raw.Log)
 	b.sources(g, raw.Sources)
 	b.providers(g, raw.Providers)
+	b.location(g, raw.Location)
+	b.peers(g, raw.Peers)
 	return g
 }
 

@@ -26,7 +26,7 @@ mesh {
   listen = ":8443"
   # Addresses that peers reach it by, when they are not those of this host (a load balancer, NAT).
   # advertise = ["gw.example.com:8443"]
-  # What flows may go over. TCP stands by where UDP is blocked, and takes bulk transfers.
+  # What gateways may talk over. TCP stands by where UDP is blocked, and takes bulk transfers.
   # lanes = ["quic", "tcp"]
 }
 
@@ -57,6 +57,17 @@ mesh {
 #   discover {
 #     service = "web"
 #   }
+# }
+
+# Where this gateway runs. What is left out, the cloud's metadata service says.
+# location {
+#   zone   = "euw1-az2"
+#   lookup = false               # asks nobody
+# }
+
+# Where the gateways of a peer are, when they move. The peering itself is made by a token.
+# peer "gcp-europe-west1" {
+#   retry_join = ["provider=gce project_name=example-project label_key=role label_value=mesh-gateway", "gw.example.com:8443"]
 # }
 
 # access_log    = "stdout"   # or "off", or a file

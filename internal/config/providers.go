@@ -3,12 +3,15 @@ package config
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
 // Provider is a source of instances that reads an outside API.
@@ -17,6 +20,7 @@ type Provider struct {
 	Name     string        // unique among all providers
 	Interval time.Duration // 0: the framework's default
 	TTL      time.Duration // 0: the framework's default; negative: for ever
+	Rate     poll.Limit    // of requests to one account in one region; zero: the framework's default for the kind
 	Discover []federation.Discover
 	// Config is what the block says for its kind: a pointer to the struct that providerKinds has for it.
 	Config any
@@ -54,6 +58,7 @@ type providerBlock struct {
 	Name     string          `hcl:"name,label"`
 	Interval string          `hcl:"interval,optional"`
 	TTL      string          `hcl:"ttl,optional"`
+	Rate     string          `hcl:"rate,optional"`
 	Discover []discoverBlock `hcl:"discover,block"`
 	Rest     hcl.Body        `hcl:",remain"`
 }
@@ -94,7 +99,7 @@ func (b *builder) providers(g *Gateway, raw []providerBlock) {
 		}
 		seen[p.Name] = true
 		out := Provider{Kind: p.Kind, Name: p.Name, Config: body()}
-		b.diags = append(b.diags, gohcl.DecodeBody(p.Rest, nil, out.Config)...)
+		b.diags = append(b.diags, p.decode(out.Config)...)
 		if v, ok := out.Config.(interface{ Validate() error }); ok {
 			wrong(v.Validate())
 		}
@@ -107,7 +112,13 @@ func (b *builder) providers(g *Gateway, raw []providerBlock) {
 				out.TTL = -1 // "0s" keeps for ever
 			}
 		}
-		if len(p.Discover) == 0 {
+		if p.Rate != "" {
+			var err error
+			if out.Rate, err = poll.ParseRate(p.Rate); err != nil {
+				b.fail(at+".rate", err)
+			}
+		}
+		if len(p.Discover) == 0 && !onlyForClusters(out.Config) {
 			wrong(errors.New("without a discover block nothing that it lists is used: a tag alone grants nothing; for all services " +
 				"of the default namespace write discover { service = \"*\" }"))
 		}
@@ -118,6 +129,23 @@ func (b *builder) providers(g *Gateway, raw []providerBlock) {
 		}
 		g.Providers = append(g.Providers, out)
 	}
+	b.clustersFrom(g)
+}
+
+// decode reads what the block says for its kind. A misspelt key is compared with what all kinds have too.
+func (p *providerBlock) decode(into any) hcl.Diagnostics {
+	schema, _ := gohcl.ImpliedBodySchema(into)
+	common, _ := gohcl.ImpliedBodySchema(providerBlock{})
+	schema.Attributes, schema.Blocks = append(schema.Attributes, common.Attributes...), append(schema.Blocks, common.Blocks...)
+	unknown := func(d *hcl.Diagnostic) bool { return strings.HasPrefix(d.Summary, "Unsupported ") && d.Subject != nil }
+	_, all := p.Rest.Content(schema)
+	all = slices.DeleteFunc(all, func(d *hcl.Diagnostic) bool { return !unknown(d) })
+	for _, d := range gohcl.DecodeBody(p.Rest, nil, into) {
+		if !unknown(d) || !slices.ContainsFunc(all, func(o *hcl.Diagnostic) bool { return *o.Subject == *d.Subject }) {
+			all = append(all, d)
+		}
+	}
+	return all
 }
 
 func (d discoverBlock) rule() (federation.Discover, error) {

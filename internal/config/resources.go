@@ -31,6 +31,7 @@ type resourceFile struct {
 	Resolvers  []resolverBlock  `hcl:"resolver,block"`
 	Routes     []routeBlock     `hcl:"route,block"`
 	Upstreams  []upstreamBlock  `hcl:"upstream,block"`
+	Ingresses  []ingressBlock   `hcl:"ingress,block"`
 }
 
 type serviceBlock struct {
@@ -229,6 +230,9 @@ func (r *reader) convert(raw resourceFile) {
 	}
 	for _, b := range raw.Upstreams {
 		c.upstream(b)
+	}
+	for _, b := range raw.Ingresses {
+		c.ingress(b)
 	}
 }
 

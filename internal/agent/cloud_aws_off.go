@@ -1,0 +1,5 @@
+//go:build no_aws
+
+package agent
+
+var cloudAWS *cloud

@@ -1,0 +1,5 @@
+//go:build no_azure
+
+package agent
+
+var cloudAzure *cloud

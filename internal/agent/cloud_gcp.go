@@ -1,0 +1,52 @@
+//go:build !no_gcp
+
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+
+	"github.com/tradewind-mesh/tradewind/internal/admin"
+	"github.com/tradewind-mesh/tradewind/internal/config"
+	"github.com/tradewind-mesh/tradewind/providers/gcp"
+)
+
+var cloudGCP = &cloud{
+	locate: func(ctx context.Context) (admin.Location, error) {
+		l, err := gcp.Locate(ctx)
+		return admin.Location{Provider: l.Provider, Region: l.Region, Zone: l.Zone, ZoneID: l.ZoneID, Instance: l.InstanceID, Account: l.Account}, err
+	},
+	addresses: func(ctx context.Context, w map[string]string) ([]netip.Addr, error) {
+		f := gcp.Filter{Project: w["project_name"], LabelKey: w["label_key"], LabelValue: w["label_value"], NetworkTag: w["tag_value"],
+			AddressType: addressType(w), CredentialsFile: w["credentials_file"], Endpoint: w["endpoint"]}
+		// A pattern is understood that takes all zones of a region, or names one.
+		if zone := strings.TrimSuffix(strings.TrimSuffix(w["zone_pattern"], "*"), "-."); zone != "" {
+			f.Locations = []string{strings.TrimSuffix(zone, "-")}
+		}
+		return gcp.Addresses(ctx, f)
+	},
+	clusters: func(body any) (listClusters, error) {
+		c, ok := body.(*config.GCPProvider)
+		if !ok {
+			return nil, wrongBody(body)
+		}
+		cfg := gcpConfig(c)
+		cfg.Kinds = []string{gcp.KindInstances} // it takes one; clusters are of none
+		l, err := gcp.New(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) ([]cluster, error) {
+			found, err := l.Clusters(ctx)
+			out := make([]cluster, 0, len(found))
+			for _, f := range found {
+				if f.Location != f.Region { // each zone can have one of the name
+					f.Name = f.Location + "/" + f.Name
+				}
+				out = append(out, cluster{Name: f.Name, Account: f.Account, Region: f.Region, Endpoint: f.Endpoint, CA: f.CA, Token: f.Token})
+			}
+			return out, err
+		}, nil
+	},
+}

@@ -1,0 +1,5 @@
+//go:build no_gcp
+
+package agent
+
+var cloudGCP *cloud
