@@ -49,7 +49,7 @@ changed. Read it again, redo the change, and write it with the new version; a wr
 meant cannot be known, so nothing was changed.`},
 	{"TW-1206", "Too many or too large resources", `A region holds at most 10,000 resources of at most 64 KiB each, and one change writes at most 4,095 of them. Apply
 more in parts. Services with very many instances should come from a source (a provider, a file) instead of a resource.`},
-	{"TW-1207", "Two upstreams listen on one address", `Only one listener can have an address, so the second upstream would never work. Give one of them another port or socket.`},
+	{"TW-1207", "Two listeners have one address", `Only one upstream or ingress can have an address, so the second one would never work. Give one of them another port or socket.`},
 	{"TW-1208", "Other writers were faster", `Somebody else changed the region's resources between the plan and the write, and again at the second try. Nothing was
 changed. Apply it again.`},
 	{"TW-1209", "A stored resource cannot be read", `A resource in the region's store is damaged, or was written by a newer version of Tradewind. It is kept as it is, but not in

@@ -135,4 +135,5 @@ type View struct {
 	Resolvers   map[ServiceName]Resolver
 	Routes      map[ServiceName]Route
 	Upstreams   []Upstream
+	Ingresses   []Ingress
 }

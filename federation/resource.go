@@ -20,14 +20,15 @@ const (
 	KindResolver  Kind = "resolver"
 	KindRoute     Kind = "route"
 	KindUpstream  Kind = "upstream"
+	KindIngress   Kind = "ingress"
 )
 
 // Kinds returns every kind in order.
 func Kinds() []Kind {
-	return []Kind{KindService, KindExport, KindIntention, KindResolver, KindRoute, KindUpstream}
+	return []Kind{KindService, KindExport, KindIntention, KindResolver, KindRoute, KindUpstream, KindIngress}
 }
 
-// Spec is the declared part of a resource: *Service, *Export, *Intention, *Resolver, *Route or *Upstream.
+// Spec is the declared part of a resource: *Service, *Export, *Intention, *Resolver, *Route, *Upstream or *Ingress.
 type Spec interface {
 	Kind() Kind
 	// Validate returns every rule that the spec breaks under the resource name name, joined; nil when it breaks none.
@@ -49,6 +50,8 @@ func NewSpec(kind Kind) Spec {
 		return &Route{}
 	case KindUpstream:
 		return &Upstream{}
+	case KindIngress:
+		return &Ingress{}
 	}
 	return nil
 }

@@ -15,66 +15,71 @@ import (
 )
 
 func (c *cli) explainCommand() *cobra.Command {
-	var assurance string
+	var a asks
 	cmd := &cobra.Command{
 		Use: "explain SOURCE DESTINATION", Short: "Say why a call is allowed, denied, and where it goes", Args: takes(2, 2),
 		Long: `Say what would happen to a call now, and why: who the caller is, which intention decides here and at the peer that would
-serve it, and which endpoints are in the running. The answer comes from the code that decides connections. The exit code is 6
-when the call is denied and 5 when it is allowed but nobody can serve it.`,
+serve it, and which endpoints are in the running. Of a service that speaks HTTP, --method, --path, --header and --host ask about one request:
+which rule of the route matches, what is forwarded, and who may. The answer comes from the code that decides connections and requests. The
+exit code is 6 when the call is denied, or the request is not well-formed, and 5 when it is allowed but nobody can serve it.`,
 		Example: `  tradewind explain web checkout
   tradewind explain web@gcp-europe-west1 checkout      # a caller of another region
-  tradewind explain web checkout@azure-westeurope      # that region only`,
+  tradewind explain web checkout@azure-westeurope      # that region only
+  tradewind explain web checkout --method POST --path /api/items?draft=1 --header "x-canary: 1"`,
 		ValidArgsFunction: c.completeServices,
 		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
-			e, err := c.askExplain(ctx, gw, args, assurance)
-			if err != nil {
-				return err
-			}
-			if err := c.emit(answer{value: e, names: []string{string(e.Verdict)}, table: func(s *screen) {
-				explainScreen(s,
-					e)
-			}}); err != nil {
-				return err
-			}
-			if e.Fix != "" {
-				c.next("%s", e.Fix)
-			}
-			switch e.Verdict {
-			case admin.VerdictAllowed:
-				return nil
-			case admin.VerdictUnreachable:
-				return &exit{code: exitUnreachable}
-			}
-			return &exit{code: exitDenied}
+			return c.explainCall(ctx, gw, [2]string(args), &a)
 		}),
 	}
-	cmd.Flags().StringVar(&assurance, "assurance", "", "how the caller is known: binding (default) or mtls")
+	a.flags(cmd, true)
 	return cmd
 }
 
-func (c *cli) askExplain(ctx context.Context, gw *admin.Client, args []string, assurance string) (*admin.Explanation, error) {
-	request := &admin.ExplainRequest{Source: args[0], Destination: args[1]}
-	if assurance != "" {
-		level, err := federation.ParseAssurance(assurance)
+// explainCall asks about the call between ends, and tells the answer.
+func (c *cli) explainCall(ctx context.Context, gw *admin.Client, ends [2]string, a *asks) error {
+	e, err := c.askExplain(ctx, gw, ends, a)
+	if err != nil {
+		return err
+	}
+	if err := c.emit(answer{value: e, names: []string{string(e.Verdict)}, table: func(s *screen) { explainScreen(s, e) }}); err != nil {
+		return err
+	}
+	if e.Fix != "" {
+		c.next("%s", e.Fix)
+	}
+	return verdictCode(e.Verdict)
+}
+
+// askExplain asks the gateway about the call between ends; an empty source is left to the gateway.
+func (c *cli) askExplain(ctx context.Context, gw *admin.Client, ends [2]string, a *asks) (*admin.Explanation, error) {
+	request := &admin.ExplainRequest{Source: ends[0], Destination: ends[1]}
+	if a.assurance != "" {
+		level, err := federation.ParseAssurance(a.assurance)
 		if err != nil {
 			return nil, usage(err.Error(), "")
 		}
 		request.Assurance = level
 	}
-	if _, err := federation.ParseServiceRef(args[1]); err != nil {
+	if _, err := federation.ParseServiceRef(ends[1]); err != nil {
 		return nil, usage("destination: "+err.Error(), "write a service such as checkout or checkout@azure-westeurope")
 	}
-	if !strings.HasPrefix(args[0], "spiffe://") {
-		if _, err := federation.ParseServiceRef(args[0]); err != nil {
+	if ends[0] != "" && !strings.HasPrefix(ends[0], "spiffe://") {
+		if _, err := federation.ParseServiceRef(ends[0]); err != nil {
 			return nil, usage("source: "+err.Error(), "write a service such as web or web@gcp-europe-west1, or a SPIFFE ID")
 		}
+	}
+	var err error
+	if request.Request, err = a.request(); err != nil {
+		return nil, err
 	}
 	return gw.Explain(ctx, request)
 }
 
 func explainScreen(s *screen, e *admin.Explanation) {
-	st := map[admin.Verdict]style{admin.VerdictAllowed: good, admin.VerdictUnreachable: warn, admin.VerdictDenied: bad}[e.Verdict]
-	head := s.paint(st, strings.ToUpper(string(e.Verdict)))
+	head := s.paint(styles[e.Verdict], strings.ToUpper(string(e.Verdict)))
+	if e.Conditional {
+		head += " for certain requests"
+	}
 	if e.At != "" {
 		head += " at " + string(e.At)
 	}
@@ -87,7 +92,11 @@ func explainScreen(s *screen, e *admin.Explanation) {
 		}
 		s.line("  export     %s to %s", word, e.Caller.Region)
 	}
+	if e.Request != nil {
+		forecastLines(s, e.Request)
+	}
 	decisionLines(s, "intention", e.Decision)
+	shadowLine(s, e.Decision)
 	for i, cand := range e.Candidates {
 		label := "route"
 		if i > 0 {
@@ -95,13 +104,20 @@ func explainScreen(s *screen, e *admin.Explanation) {
 		}
 		s.line("  %-9s  %s", label, candidateLine(s, cand))
 	}
-	if len(e.Candidates) == 0 {
+	if len(e.Candidates) == 0 && e.Verdict != admin.VerdictAnswered && e.Verdict != admin.VerdictRefused {
 		s.line("  route      no region offers %s", e.Destination)
+	}
+	for _, w := range e.LeftOut {
+		s.line("  left out   %s of provider %s: %s", w.ID, w.Provider, w.Why)
 	}
 	if e.Remote != nil {
 		decisionLines(s, "there", *e.Remote)
+		shadowLine(s, *e.Remote)
 	} else if e.RemoteError != "" {
 		s.line("  there      not known: %s", e.RemoteError)
+	}
+	for _, n := range e.Notes {
+		s.line("  note       %s", n)
 	}
 }
 
@@ -135,6 +151,17 @@ func decisionLines(s *screen, label string, d admin.ExplainedDecision) {
 			from = s.paint(faint, "   # "+m.Source)
 		}
 		s.line("             %s %s (%s): %s%s", glyph, m.Rule, m.Action, m.Reason, from)
+	}
+}
+
+// shadowLine says what an intention in shadow mode would have decided otherwise.
+func shadowLine(s *screen, d admin.ExplainedDecision) {
+	would := "deny"
+	if !d.Allowed {
+		would = "allow"
+	}
+	if d.Shadow != "" {
+		s.line("  %-9s  %q would %s it, and is in shadow mode", "", d.Shadow, would)
 	}
 }
 

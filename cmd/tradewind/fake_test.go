@@ -119,6 +119,11 @@ func (g *fakeGateway) Explain(_ context.Context, r *admin.ExplainRequest) (*admi
 		Caller: admin.ExplainedCaller{ID: "spiffe://aws-us-east-1.mesh.internal/ns/default/svc/web", Region: "aws-us-east-1",
 			Assurance: federation.AssuranceBinding}}
 	switch {
+	case r.Request != nil:
+		explainFakeRequest(e, r)
+	case r.Destination == "api":
+		e.Conditional, e.Reason = true, `intention "reads" allows web@aws-us-east-1 to call api@aws-us-east-1; region aws-us-east-1 serves it`
+		e.Decision = admin.ExplainedDecision{Region: "aws-us-east-1", Allowed: true, Rule: "reads", Conditional: true}
 	case r.Source == "web@gcp-europe-west1":
 		e.Verdict, e.Reason, e.Exported, e.Fix = admin.VerdictDenied, "no intention allows it", &yes,
 			"tradewind intention allow web@gcp-europe-west1 checkout"
@@ -215,12 +220,74 @@ func (g *fakeGateway) stored() []federation.Resource {
 	}
 }
 
+// requests are the resources that speak of requests.
+func (g *fakeGateway) requests() []federation.Resource {
+	return []federation.Resource{
+		{Key: federation.Key{Kind: federation.KindIntention, Name: "reads"}, Owner: "cli", Version: 10,
+			Spec: &federation.Intention{Source: "web", Destination: "api", Action: federation.Allow, HTTP: []federation.HTTPMatch{
+				{Methods: []string{"GET", "HEAD"}, PathPrefix: "/v2"}, {Path: "/healthz"}}}},
+		{Key: federation.Key{Kind: federation.KindIntention, Name: "strict"}, Owner: "cli", Version: 11,
+			Spec: &federation.Intention{Source: "*", Destination: "api", Action: federation.Deny, Mode: federation.Shadow}},
+		{Key: federation.Key{Kind: federation.KindRoute, Name: "api"}, Owner: "cli", Version: 12, Spec: fakeRoute()},
+	}
+}
+
+func fakeRoute() *federation.Route {
+	return &federation.Route{Rules: []federation.RouteRule{
+		{Name: "old", Match: []federation.HTTPMatch{{Hosts: []string{"old.example.com"}, PathPrefix: "/"}},
+			Redirect: &federation.Redirect{Host: "api.example.com", Status: 308}},
+		{Name: "v1", Match: []federation.HTTPMatch{{Methods: []string{"GET"}, PathPrefix: "/v1"}, {PathTemplate: "/users/{id}"}},
+			Rewrite: &federation.Rewrite{PathPrefix: "/v2"}, Timeout: federation.Duration(5 * time.Second),
+			Request: &federation.HeaderEdit{Set: map[string]string{"x-from": "v1"}, Remove: []string{"cookie"}}},
+		{Name: "canary", Match: []federation.HTTPMatch{{Headers: []federation.FieldMatch{{Name: "x-canary", Exact: []string{"1", "2"}}},
+			Query: []federation.FieldMatch{{Name: "page", Absent: true}}}},
+			Split: []federation.Split{{Weight: 9}, {Service: service("api-next"), Subset: "v2", Region: "azure-westeurope", Weight: 1}},
+			Retry: &federation.Retry{Attempts: 3}, Mirror: &federation.Mirror{Service: service("shadow"), Percent: 2.5}},
+		{Name: "teapot", Match: []federation.HTTPMatch{{Path: "/teapot"}}, Respond: &federation.Respond{Status: 418}},
+		{Name: "rest", Fault: &federation.Fault{Abort: 503, AbortPercent: 1}},
+	}}
+}
+
+// explainFakeRequest fills in what becomes of a request: to /old it is answered, with a dot segment refused, else split.
+func explainFakeRequest(e *admin.Explanation, r *admin.ExplainRequest) {
+	in, route := *r.Request, fakeRoute()
+	if in.Host == "" {
+		in.Host = r.Destination
+	}
+	e.Request = &admin.Forecast{Request: in}
+	switch in.Target {
+	case "/old":
+		e.Request.Rule, e.Request.Status, e.Request.Location = &route.Rules[0], 308, "http://api.example.com/old"
+		e.Verdict, e.Reason = admin.VerdictAnswered, `rule "old" answers with status 308 and leads to http://api.example.com/old`
+		return
+	case "/../x":
+		e.Verdict, e.Reason = admin.VerdictRefused, "the gateway refuses the request with status 400: dot-segment"
+		return
+	}
+	e.Request.Rule, e.Request.More = &route.Rules[2], 1
+	for range 10 {
+		e.Request.Before = append(e.Request.Before, admin.RuleNotMatched{Rule: "v1", Reason: `path "/x" is not below "/v1"`})
+	}
+	e.Request.Forwarded = &admin.HTTPRequest{Method: in.Method, Target: "/v2/x", Host: in.Host}
+	e.Verdict, e.Reason = admin.VerdictDenied, "of some requests, by the split: no intention allows it"
+	e.Request.Shares = []admin.Share{
+		{Destination: r.Destination, Percent: 90, Verdict: admin.VerdictAllowed, Region: "aws-us-east-1", Reason: "allowed"},
+		{Destination: "api-next", Subset: "v2", Percent: 10, Verdict: admin.VerdictDenied, Reason: "no intention allows it"}}
+	e.Decision = admin.ExplainedDecision{Region: "aws-us-east-1", Rule: "default", Code: "TW-7001", Reason: "no intention allows it",
+		Shadow: "strict"}
+	e.Notes = []string{"region gcp-europe-west1 runs a version that answers for connections only"}
+}
+
 func (g *fakeGateway) ListResources(_ context.Context, r *admin.ListResourcesRequest) (*admin.ListResourcesResponse, error) {
 	res := &admin.ListResourcesResponse{}
 	if g.lonely {
 		return res, nil
 	}
-	for _, s := range g.stored() {
+	list := g.stored()
+	if len(r.Kinds) > 0 {
+		list = append(list, g.requests()...)
+	}
+	for _, s := range list {
 		if len(r.Kinds) == 0 || r.Kinds[0] == s.Kind {
 			res.Resources = append(res.Resources, s)
 		}
@@ -229,7 +296,7 @@ func (g *fakeGateway) ListResources(_ context.Context, r *admin.ListResourcesReq
 }
 
 func (g *fakeGateway) GetResource(_ context.Context, r *admin.GetResourceRequest) (*admin.GetResourceResponse, error) {
-	for _, s := range g.stored() {
+	for _, s := range append(g.stored(), g.requests()...) {
 		if s.Key == r.Key {
 			return &admin.GetResourceResponse{Resource: s}, nil
 		}

@@ -44,16 +44,26 @@ func (c *cli) listIntentions(ctx context.Context, gw *admin.Client, _ []string) 
 		if i.Require != federation.AssuranceNone {
 			require = i.Require.String()
 		}
-		rows = append(rows, []cell{{text: string(i.Action), style: st}, {text: i.Source}, {text: i.Destination}, {text: require},
-			{text: r.Name},
-			{text: r.Owner}, {text: i.Description}})
+		action := string(i.Action)
+		if i.Mode == federation.Shadow {
+			action, st = action+" (shadow)", faint
+		}
+		requests := "all"
+		if len(i.HTTP) > 0 {
+			requests = matchText(i.HTTP[0])
+			if more := len(i.HTTP) - 1; more > 0 {
+				requests += fmt.Sprintf(" or %d more", more)
+			}
+		}
+		rows = append(rows, []cell{{text: action, style: st}, {text: i.Source}, {text: i.Destination}, {text: requests}, {text: require},
+			{text: r.Name}, {text: r.Owner}, {text: i.Description}})
 	}
 	return c.emit(answer{value: res, items: listOf(res.Resources), names: names, table: func(s *screen) {
 		if len(rows) == 0 {
 			s.line("No intentions: every call is denied.  Allow one: tradewind intention allow SOURCE DESTINATION")
 			return
 		}
-		s.table([]string{"ACTION", "SOURCE", "DESTINATION", "REQUIRE", "NAME", "OWNER", "DESCRIPTION"}, rows)
+		s.table([]string{"ACTION", "SOURCE", "DESTINATION", "REQUESTS", "REQUIRE", "NAME", "OWNER", "DESCRIPTION"}, rows)
 	}})
 }
 
@@ -113,16 +123,20 @@ func intentionName(source, destination string) string {
 }
 
 func (c *cli) intentionTestCommand() *cobra.Command {
-	var assurance string
+	var a asks
 	cmd := &cobra.Command{
 		Use: "test SOURCE DESTINATION", Short: "Say whether a call would be allowed", Args: takes(2, 2),
-		Long: `Say whether a call would be allowed, and by which intention: here, and at the peer that would serve it. The exit code is 6
-when it is denied. Whether anybody could serve it is not asked; that is "tradewind explain".`,
+		Long: `Say whether a call would be allowed, and by which intention: here, and at the peer that would serve it. Of a service that
+speaks HTTP, --method, --path, --header and --host ask about one request. The exit code is 6 when it is denied. Whether anybody could serve
+it is not asked; that is "tradewind explain".`,
 		ValidArgsFunction: c.completeServices,
 		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
-			e, err := c.askExplain(ctx, gw, args, assurance)
+			e, err := c.askExplain(ctx, gw, [2]string(args), &a)
 			if err != nil {
 				return err
+			}
+			if e.Verdict == admin.VerdictAnswered || e.Verdict == admin.VerdictRefused { // before any intention is asked
+				return c.tellTest(e, e.Decision, e.Verdict == admin.VerdictAnswered, args)
 			}
 			if e.Decision.Rule == "" { // nothing to decide about
 				return &exit{exitUnreachable, fmt.Errorf("no intention was asked: %s", e.Reason)}
@@ -131,26 +145,49 @@ when it is denied. Whether anybody could serve it is not asked; that is "tradewi
 			if allowed && e.Remote != nil {
 				decision, allowed = *e.Remote, e.Remote.Allowed
 			}
-			word, st := "allowed", good
-			if !allowed {
-				word, st = "denied", bad
-			}
-			value := struct {
-				Allowed bool              `json:"allowed"`
-				At      federation.Region `json:"at"`
-				Rule    string            `json:"rule,omitempty"`
-				Reason  string            `json:"reason"`
-			}{allowed, e.At, decision.Rule, e.Reason}
-			err = c.emit(answer{value: value, names: []string{word}, table: func(s *screen) {
-				s.line("%s at %s: %s", s.paint(st, word), e.At, e.Reason)
-			}})
-			if err == nil && !allowed {
-				c.next("tradewind explain %s %s", args[0], args[1])
-				return &exit{code: exitDenied}
-			}
-			return err
+			return c.tellTest(e, decision, allowed, args)
 		}),
 	}
-	cmd.Flags().StringVar(&assurance, "assurance", "", "how the caller is known: binding (default) or mtls")
+	a.flags(cmd, true)
 	return cmd
+}
+
+// tellTest tells the outcome of a test of intentions.
+func (c *cli) tellTest(e *admin.Explanation, decision admin.ExplainedDecision, allowed bool, args []string) error {
+	word, st := "allowed", good
+	switch {
+	case e.Verdict == admin.VerdictAnswered, e.Verdict == admin.VerdictRefused:
+		word, st = string(e.Verdict), styles[e.Verdict]
+	case !allowed:
+		word, st = "denied", bad
+	case e.Conditional || decision.Conditional && e.Request == nil:
+		word = "allowed for certain requests"
+	}
+	value := struct {
+		Allowed     bool              `json:"allowed"`
+		At          federation.Region `json:"at"`
+		Rule        string            `json:"rule,omitempty"`
+		Shadow      string            `json:"shadow,omitempty"`
+		Conditional bool              `json:"conditional,omitempty"`
+		Reason      string            `json:"reason"`
+		Notes       []string          `json:"notes,omitempty"`
+	}{allowed, e.At, decision.Rule, decision.Shadow, e.Conditional, e.Reason, e.Notes}
+	err := c.emit(answer{value: value, names: []string{word}, table: func(s *screen) {
+		s.line("%s at %s: %s", s.paint(st, word), e.At, e.Reason)
+		if decision.Shadow != "" {
+			s.line("  in shadow mode %s would say the opposite", decision.Shadow)
+		}
+		for _, n := range e.Notes {
+			s.line("  note: %s", n)
+		}
+	}})
+	if err == nil && !allowed {
+		same := ""
+		if e.Request != nil {
+			same = " with the same flags"
+		}
+		c.next("tradewind explain %s %s%s", args[0], args[1], same)
+		return &exit{code: exitDenied}
+	}
+	return err
 }

@@ -21,7 +21,7 @@ import (
 const (
 	farResources = `
 service "web" {
-  protocol = "http"
+  protocol = "tcp"
   instance "1" { address = %q }
   check "tcp" {}
 }

@@ -9,20 +9,25 @@ import (
 	"github.com/tradewind-mesh/tradewind/federation"
 )
 
-// checkListeners refuses two upstreams on one address: one of them could never listen.
+// checkListeners refuses two listeners on one address: one of them could never listen.
 func (w *planner) checkListeners(after *resources) {
-	first := map[string]federation.Upstream{}
-	for _, u := range after.upstreams {
-		address := listenAddress(u.Listen)
+	first := map[string]federation.Key{}
+	check := func(key federation.Key, listen string) {
+		address := listenAddress(listen)
 		other, taken := first[address]
 		if !taken || address == "" {
-			first[address] = u
-			continue
+			first[address] = key
+			return
 		}
-		key := federation.Key{Kind: federation.KindUpstream, Name: u.Name}
 		w.errs = append(w.errs, &federation.Diagnostic{Code: CodeListen,
-			What: fmt.Sprintf("%s listens on %s, which upstream %q has", at(key, w.listed[key]), u.Listen, other.Name),
+			What: fmt.Sprintf("%s listens on %s, which %v has", at(key, w.listed[key]), listen, other),
 			Fix:  "give one of them another address"})
+	}
+	for _, u := range after.upstreams {
+		check(federation.Key{Kind: federation.KindUpstream, Name: u.Name}, u.Listen)
+	}
+	for _, g := range after.ingresses {
+		check(federation.Key{Kind: federation.KindIngress, Name: g.Name}, g.Listen)
 	}
 }
 
@@ -83,7 +88,11 @@ func (p *Plane) warnings(after *resources, change Change) []*federation.Diagnost
 		case *federation.Route:
 			c.route(where, spec)
 		case *federation.Upstream:
-			c.upstream(where, spec)
+			c.leads(where, spec.Service)
+		case *federation.Ingress:
+			for _, service := range spec.Services() {
+				c.leads(where, service)
+			}
 		}
 	}
 	return c.warnings
@@ -133,14 +142,15 @@ func (c *checker) export(where string, e *federation.Export) {
 	}
 }
 
-func (c *checker) upstream(where string, u *federation.Upstream) {
-	c.region(where, "service", string(u.Service.Region))
-	known := (u.Service.Region == "" || u.Service.Region == c.here) && c.hasLocal(u.Service.Service)
+// leads warns of a listener that leads to a service which is not there.
+func (c *checker) leads(where string, to federation.ServiceRef) {
+	c.region(where, "service", string(to.Region))
+	known := (to.Region == "" || to.Region == c.here) && c.hasLocal(to.Service)
 	for region, imported := range c.imports {
-		known = known || (u.Service.Region == "" || u.Service.Region == region) && imported.Service(u.Service.Service) != nil
+		known = known || (to.Region == "" || to.Region == region) && imported.Service(to.Service) != nil
 	}
 	if !known {
-		c.warn(WarnService, fmt.Sprintf("%s leads to the service %q, which nobody shows yet", where, u.Service),
+		c.warn(WarnService, fmt.Sprintf("%s leads to the service %q, which nobody shows yet", where, to),
 			"neither this region nor a peer has it", "check the spelling, and that the peer exports it to this region")
 	}
 }

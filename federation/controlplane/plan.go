@@ -18,7 +18,7 @@ const (
 	CodeNotFound  federation.Code = "TW-1204" // there is no such resource
 	CodeTwice     federation.Code = "TW-1205" // a change names one resource twice
 	CodeLimit     federation.Code = "TW-1206" // too many, or too large
-	CodeListen    federation.Code = "TW-1207" // two upstreams listen on one address
+	CodeListen    federation.Code = "TW-1207" // two listeners have one address
 	CodeBusy      federation.Code = "TW-1208" // other writers were faster, twice
 	CodeDamaged   federation.Code = "TW-1209" // what is stored cannot be read
 	CodeNoOwner   federation.Code = "TW-1210" // a change does not say who asks

@@ -117,6 +117,7 @@ func (p *Plane) build(in inbox, local *federation.Catalog) *federation.View {
 		Resolvers:   in.resources.resolvers,
 		Routes:      in.resources.routes,
 		Upstreams:   in.resources.upstreams,
+		Ingresses:   in.resources.ingresses,
 	}
 	for _, peer := range in.peers {
 		view.Peers[peer.Region] = peer

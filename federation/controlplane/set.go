@@ -42,6 +42,7 @@ type resources struct {
 	resolvers  map[federation.ServiceName]federation.Resolver
 	routes     map[federation.ServiceName]federation.Route
 	upstreams  []federation.Upstream
+	ingresses  []federation.Ingress
 }
 
 // record is one resource as it is stored.
@@ -132,6 +133,10 @@ func cloneSpec(spec federation.Spec) federation.Spec {
 		return &c
 	case *federation.Upstream:
 		c := *s
+		return &c
+	case *federation.Ingress: // its lists are shared down from here, like labels
+		c := *s
+		c.Hosts, c.Passthrough, c.TLS = slices.Clone(s.Hosts), slices.Clone(s.Passthrough), slices.Clone(s.TLS)
 		return &c
 	}
 	return spec
@@ -227,6 +232,8 @@ func (s *resources) compile() {
 			s.routes[spec.Service] = *spec
 		case *federation.Upstream:
 			s.upstreams = append(s.upstreams, *spec)
+		case *federation.Ingress:
+			s.ingresses = append(s.ingresses, *spec)
 		}
 	}
 }

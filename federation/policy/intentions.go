@@ -33,6 +33,8 @@ type Decision struct {
 	Reason  string          `json:"reason"`            // one sentence for a log or an operator
 	Shadow  string          `json:"shadow,omitempty"`  // an intention in shadow mode that would have turned the answer round
 	Matched []Match         `json:"matched,omitempty"` // Explain only: each intention that speaks of the destination, in order of precedence
+
+	Conditional bool `json:"conditional,omitempty"` // the intention that decided speaks of certain requests only
 }
 
 // Match is one intention as Explain weighed it.
@@ -149,6 +151,7 @@ func newRule(here federation.Region, i federation.Intention) (rule, error) {
 	default:
 		return rule{}, fmt.Errorf("action %q is unknown", i.Action)
 	}
+	r.allow.Conditional, r.deny.Conditional = len(r.requests) > 0, len(r.requests) > 0
 	return r, nil
 }
 

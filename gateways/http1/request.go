@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // incoming is everything of one request in one allocation.
@@ -269,4 +270,42 @@ func (l *requestLine) fill(u *url.URL, r *http.Request) error {
 		l.end++
 	}
 	return l.store(u, r.RequestURI)
+}
+
+// Check refuses what a Reader would have refused of r, which came by HTTP/2: its method and its fields. Their names are as net/http
+// writes them.
+func Check(r *http.Request, rules Rules) error {
+	rules = rules.withDefaults()
+	if !isToken(r.Method) || misspelt([]byte(r.Method)) {
+		return bad("method")
+	}
+	if (r.Method == http.MethodConnect || r.Method == http.MethodTrace) && r.ContentLength != 0 {
+		return bad("body-not-allowed")
+	}
+	count := 0
+	for name, values := range r.Header {
+		if !rules.AllowUnderscore && strings.Contains(name, "_") {
+			return bad("underscore")
+		}
+		if !isCanonicalName(name) {
+			return bad("field-name")
+		}
+		if count += len(values); count > rules.MaxFields {
+			return &Error{431, "field-count"}
+		}
+		for _, value := range values {
+			if !isText(value) {
+				return bad("field-value")
+			}
+		}
+		if len(values) > 1 && (name == "Authorization" || name == "Content-Type") {
+			return bad("field-twice")
+		}
+	}
+	for name := range r.Trailer {
+		if !isCanonicalName(name) || endToEnd(name) || notInTrailer(name) {
+			return bad("trailer-forbidden")
+		}
+	}
+	return nil
 }

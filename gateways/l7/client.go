@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,8 +21,11 @@ var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 // Way says how one request is sent.
 type Way struct {
 	Deadline time.Time                  // of the response's head; zero: none
-	Idle     time.Duration              // a response's body without an octet for so long is broken off; 0: never
+	Idle     time.Duration              // a connection on which nothing moves for so long is broken off; 0: never
 	Interim  func(*http.Response) error // is given 1xx responses; nil: they are dropped
+
+	// Ends is given what ends this exchange at any time from then on, and no other one. Nil: nobody.
+	Ends func(stop func())
 }
 
 // RefusedError says that the other side certainly has not processed the request.
@@ -35,13 +40,14 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 type Client struct {
 	pool *Pool
 	key  any
-	conn Conn
+	conn *clocked
 
 	// HTTP/1: one request at a time.
 	reader  *http1.Reader
 	head    []byte
 	sending chan error // capacity 1: the end of the request's body; nil when it was sent with the head
 	used    int        // requests so far
+	closer  func()     // Close, made once
 	over    bool       // closed, or taken by an upgrade
 
 	two *http.ClientConn // HTTP/2: many
@@ -56,7 +62,7 @@ func (k *Client) Two() bool { return k.two != nil }
 func (k *Client) Reused() bool { return k.used > 1 }
 
 // Conn is what the connection runs on.
-func (k *Client) Conn() Conn { return k.conn }
+func (k *Client) Conn() Conn { return k.conn.Conn }
 
 // Close ends the connection, and what is under way on it.
 func (k *Client) Close() {
@@ -88,7 +94,14 @@ func (k *Client) do1(r *http.Request, way Way) (*http.Response, error) {
 	}
 	k.head, k.sending = head, nil
 	framing := http1.RequestFraming(r)
-	_ = k.conn.SetWriteDeadline(way.Deadline)
+	k.conn.idle = way.Idle
+	k.conn.until(way.Deadline)
+	if way.Ends != nil {
+		way.Ends(k.closer)
+	}
+	if r.Context().Done() != nil { // a caller of HTTP/2 can leave without a word on a connection of its own
+		defer context.AfterFunc(r.Context(), k.closer)()
+	}
 	if framing == 0 {
 		_, err = k.conn.Write(head)
 	} else {
@@ -101,7 +114,6 @@ func (k *Client) do1(r *http.Request, way Way) (*http.Response, error) {
 		}()
 	}
 	// What was sent before a failure may have been answered all the same: "too large", or "not allowed".
-	_ = k.conn.SetReadDeadline(way.Deadline)
 	for {
 		res, failed := k.reader.ReadResponse(r)
 		if failed == nil {
@@ -112,8 +124,8 @@ func (k *Client) do1(r *http.Request, way Way) (*http.Response, error) {
 			return nil, errors.Join(failed, err)
 		case res.StatusCode == http.StatusSwitchingProtocols:
 			k.over = true
-			_, _ = k.conn.SetReadDeadline(time.Time{}), k.conn.SetWriteDeadline(time.Time{})
-			res.Body = upgraded{&withPrefix{k.conn, k.reader.Rest()}}
+			k.conn.stop()
+			res.Body = upgraded{&withPrefix{k.conn.Conn, k.reader.Rest()}}
 			return res, nil
 		case res.StatusCode < 200:
 			if way.Interim != nil {
@@ -123,7 +135,9 @@ func (k *Client) do1(r *http.Request, way Way) (*http.Response, error) {
 			}
 			continue
 		}
-		a := &answer{client: k, body: res.Body, trailer: res.Trailer, close: res.Close, idle: way.Idle}
+		k.conn.goOn()
+		k.conn.held.Store(false)
+		a := &answer{client: k, body: res.Body, trailer: res.Trailer, close: res.Close}
 		if framing != 0 && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 			a.close = true // an instance that reads no body there would take it for the next request
 		}
@@ -151,7 +165,6 @@ type answer struct {
 	body    io.Reader
 	trailer http.Header
 	close   bool
-	idle    time.Duration
 	ended   bool
 }
 
@@ -159,7 +172,6 @@ func (a *answer) Read(p []byte) (int, error) {
 	if a.ended {
 		return 0, io.EOF
 	}
-	a.clock()
 	n, err := a.body.Read(p)
 	if err == io.EOF {
 		StripReserved(a.trailer)
@@ -179,18 +191,8 @@ func (a *answer) Ready() bool {
 // Await implements http1.Source.
 func (a *answer) Await() {
 	if source, ok := a.body.(http1.Source); ok && !a.ended {
-		a.clock()
 		source.Await()
 	}
-}
-
-// clock gives the next read its time.
-func (a *answer) clock() {
-	var until time.Time
-	if a.idle > 0 {
-		until = time.Now().Add(a.idle)
-	}
-	_ = a.client.conn.SetReadDeadline(until)
 }
 
 // end gives the connection back, or up when err says that the body is not whole.
@@ -238,10 +240,13 @@ func (k *Client) drop() {
 }
 
 func (k *Client) do2(r *http.Request, way Way) (*http.Response, error) {
-	// The library wants the target in a URL; as opaque text it stays as it is.
+	// The library wants the target in a URL; as opaque text it stays as it is. It may still read the header when it has failed.
 	u := &url.URL{Scheme: "http", Host: r.Host, Opaque: r.RequestURI}
 	ctx, stop := context.WithCancelCause(r.Context())
-	out := (&http.Request{Method: r.Method, URL: u, Host: r.Host, Header: r.Header, Body: r.Body, ContentLength: r.ContentLength,
+	if way.Ends != nil {
+		way.Ends(func() { stop(errEnded) })
+	}
+	out := (&http.Request{Method: r.Method, URL: u, Host: r.Host, Header: maps.Clone(r.Header), Body: r.Body, ContentLength: r.ContentLength,
 		Trailer: r.Trailer}).WithContext(withInterim(ctx, way.Interim))
 	if r.ContentLength == 0 {
 		out.Body = nil
@@ -273,8 +278,17 @@ func refused(err error) error {
 	if errors.As(err, &reset) && reset.Code == refusedStream {
 		return &RefusedError{err}
 	}
+	for _, unsent := range unprocessed {
+		if strings.HasSuffix(err.Error(), unsent) {
+			return &RefusedError{err}
+		}
+	}
 	return err
 }
+
+// unprocessed are the library's errors, which have no type, for a stream that the other side has not begun with: one behind the last that
+// its GOAWAY names, and one that was never sent.
+var unprocessed = []string{"Server's graceful shutdown GOAWAY", "http2: client conn not usable", "http2: client conn could not be established"}
 
 // streamError is what the library's own error can be taken as: errors.As copies it into any struct with these fields.
 type streamError struct {

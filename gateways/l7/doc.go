@@ -35,6 +35,9 @@ const (
 	// drainTimeout is how long the rest of a body that nobody wants is read, so that the connection can be used again.
 	drainTimeout = time.Second
 
+	// drainWait is how long a session that is to end waits for a request that may be on its way: some round trips of any link.
+	drainWait = time.Second
+
 	// maxHead bounds a head, for HTTP/2 too: four times what browsers and common servers send.
 	maxHead = 64 << 10
 

@@ -20,6 +20,10 @@ type Exchange struct {
 	// Upgrade is the protocol that the caller asks to switch to, such as "websocket"; "" when it does not.
 	Upgrade string
 
+	// Edit is given every final response before it leaves; nil: nobody is.
+	Edit func(*http.Response)
+
+	meter   *meter
 	side    responder
 	begun   bool // the final response's head has been sent, or was tried to
 	refused bool // there can be no response any more
@@ -47,6 +51,7 @@ func (x *Exchange) Interim(r *http.Response) error { return x.side.interim(r) }
 // error is a *CallerError, or what reading the body gave; the caller then sees a message that is cut off.
 func (x *Exchange) Respond(r *http.Response) (int64, error) {
 	x.begun = true
+	x.edit(r)
 	n, err := x.side.respond(r)
 	if err != nil {
 		x.refused = true
@@ -57,10 +62,24 @@ func (x *Exchange) Respond(r *http.Response) (int64, error) {
 // Switch sends the 101 response r and returns the caller's connection, which is the handler's from then on.
 func (x *Exchange) Switch(r *http.Response) (Conn, error) {
 	x.begun = true
+	x.edit(r)
 	c, err := x.side.upgrade(r)
 	x.refused = err != nil
 	return c, err
 }
+
+func (x *Exchange) edit(r *http.Response) {
+	if x.Edit == nil {
+		return
+	}
+	if r.Header == nil {
+		r.Header = http.Header{}
+	}
+	x.Edit(r)
+}
+
+// Bad is what was found wrong with the request's body so far, or nil: the caller is to blame if the request came to nothing.
+func (x *Exchange) Bad() *http1.Error { return x.meter.bad.Load() }
 
 // Abort ends the exchange without a response: the caller sees a reset.
 func (x *Exchange) Abort() { x.refused = true }
@@ -79,8 +98,9 @@ func Text(status int, line string) *http.Response {
 type body struct {
 	mu      sync.Mutex
 	src     io.Reader
+	meter   *meter
 	trailer http.Header
-	conn    Conn
+	conn    *clocked
 	begun   bool // something was asked of it
 	done    bool // it was read to the end
 	ended   bool
@@ -95,7 +115,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, errEnded
 	}
 	b.begun = true
-	n, err := b.src.Read(p)
+	n, err := b.meter.read(b.src, p)
 	if err == io.EOF {
 		b.done = true
 		StripReserved(b.trailer)
@@ -117,7 +137,7 @@ func (b *body) Await() {
 	defer b.mu.Unlock()
 	if source, ok := b.src.(http1.Source); ok && !b.ended {
 		b.begun = true
-		source.Await()
+		b.meter.await(source)
 	}
 }
 
@@ -127,7 +147,7 @@ func (b *body) Close() error { return nil }
 func (b *body) end() (intact bool) {
 	intact = b.mu.TryLock()
 	if !intact {
-		_ = b.conn.SetReadDeadline(past)
+		b.conn.interrupt()
 		b.mu.Lock()
 	}
 	b.ended = true
@@ -158,10 +178,11 @@ func Untouched(r *http.Request) bool {
 	if r.ContentLength == 0 {
 		return true
 	}
-	b, ok := r.Body.(*body)
-	if !ok {
-		return false
-	}
+	b, ok := r.Body.(interface{ untouched() bool })
+	return ok && b.untouched()
+}
+
+func (b *body) untouched() bool {
 	if !b.mu.TryLock() {
 		return false
 	}

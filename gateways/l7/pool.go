@@ -47,24 +47,47 @@ func (p *Pool) Get(key any) *Client {
 		if k == nil || k.two != nil {
 			return k
 		}
-		// The other side may have closed it; nothing it sends unasked can be good.
-		if c, ok := k.conn.(splice.Conn); ok {
-			var b [1]byte
-			if n, err := splice.ReadNow(c, b[:]); n > 0 || err != nil {
-				k.drop()
-				continue
-			}
+		if !k.intact() {
+			k.drop()
+			continue
 		}
 		k.used++
 		return k
 	}
 }
 
+// fit is a connection that knows whether it still leads to where a new one would: the way there may be lost, or be given up.
+type fit interface{ Fit() bool }
+
+// fits reports whether a connection that leads to where k does would be made like k now.
+func (k *Client) fits() bool {
+	c, ok := k.conn.Conn.(fit)
+	return !ok || c.Fit()
+}
+
+// freshFor is how long a connection that was put back is taken to be as it was: looking costs a system call.
+const freshFor = 500 * time.Millisecond
+
+// intact reports whether a connection of HTTP/1 that was idle can be used.
+func (k *Client) intact() bool {
+	if !k.fits() {
+		return false
+	}
+	c, ok := k.conn.Conn.(splice.Conn)
+	if !ok || time.Since(k.rested) < freshFor {
+		return true
+	}
+	// The other side may have closed it; nothing it sends unasked can be good.
+	var b [1]byte
+	n, err := splice.ReadNow(c, b[:])
+	return n == 0 && err == nil
+}
+
 func (p *Pool) take(key any) *Client {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, k := range p.shared[key] {
-		if k.two.Reserve() == nil {
+		if k.fits() && k.two.Reserve() == nil {
 			k.rested = time.Now()
 			return k
 		}
@@ -81,9 +104,10 @@ func (p *Pool) take(key any) *Client {
 
 // Add returns a client on c, a new connection for key, for one request at once. One of HTTP/2 is shared from then on.
 func (p *Pool) Add(key any, c Conn, two bool) (*Client, error) {
-	k := &Client{pool: p, key: key, conn: c, used: 1}
+	k := &Client{pool: p, key: key, conn: &clocked{Conn: c}, used: 1}
+	k.closer = k.Close
 	if !two {
-		k.reader = http1.NewReader(c, http1.Rules{})
+		k.reader = http1.NewReader(k.conn, http1.Rules{})
 		return k, nil
 	}
 	var err error
@@ -127,31 +151,31 @@ func (p *Pool) Sweep(now time.Time) {
 func (p *Pool) old(now time.Time) (out []*Client) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for key, list := range p.idle {
-		n := 0 // the oldest come first
-		for n < len(list) && now.Sub(list[n].rested) > idleFor {
-			n++
-		}
-		out = append(out, list[:n]...)
-		if list = append([]*Client(nil), list[n:]...); len(list) == 0 {
-			delete(p.idle, key)
-		} else if n > 0 {
-			p.idle[key] = list
+	for key := range p.idle {
+		out = keep(p.idle, key, out, func(k *Client) bool { return now.Sub(k.rested) <= idleFor && k.fits() })
+	}
+	for key := range p.shared {
+		out = keep(p.shared, key, out, func(k *Client) bool {
+			return k.two.InFlight() > 0 || k.two.Err() == nil && now.Sub(k.rested) <= idleFor && k.fits()
+		})
+	}
+	return out
+}
+
+// keep keeps of the connections for key those that are good, and appends the others to out.
+func keep(of map[any][]*Client, key any, out []*Client, good func(*Client) bool) []*Client {
+	list := of[key]
+	kept := list[:0]
+	for _, k := range list {
+		if good(k) {
+			kept = append(kept, k)
+		} else {
+			out = append(out, k)
 		}
 	}
-	for key, list := range p.shared {
-		kept := list[:0]
-		for _, k := range list {
-			if k.two.InFlight() == 0 && (k.two.Err() != nil || now.Sub(k.rested) > idleFor) {
-				out = append(out, k)
-			} else {
-				kept = append(kept, k)
-			}
-		}
-		clear(list[len(kept):])
-		if p.shared[key] = kept; len(kept) == 0 {
-			delete(p.shared, key)
-		}
+	clear(list[len(kept):])
+	if of[key] = kept; len(kept) == 0 {
+		delete(of, key)
 	}
 	return out
 }

@@ -16,13 +16,17 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // Server is how connections of callers are served.
 type Server struct {
+	Gateway bool // the callers are gateways: reserved fields are theirs to write, and the handler's to remove
+
 	Handle func(*Exchange) // answers one request; of HTTP/2 many at a time
 
 	// Refused is told of a request that was not handed over: the caller has been answered. Nil: nobody.
 	Refused func(*http1.Error)
 
-	Idle  time.Duration // a connection without a byte for so long is closed; 0: never
-	Rules http1.Rules
+	Idle    time.Duration // a connection without a byte for so long is closed; 0: never
+	MaxBody int64         // octets of a request's body; 0: any number
+	MinRate int64         // octets a second of a body whose length was announced, after bodyGrace; 0: any rate
+	Rules   http1.Rules
 }
 
 // Session is one connection of a caller.
@@ -43,13 +47,14 @@ func (s *Server) NewSession(c Conn) *Session {
 	return &Session{server: s, conn: &clocked{Conn: c, idle: s.Idle}}
 }
 
-// Drain ends the session once the request at hand is answered, at once when there is none. It returns at once.
+// Drain ends the session once the request at hand is answered. When there is none it waits for one for a moment, which is then told
+// that it is the last: a request may be on its way, and would be lost with the connection. It returns at once.
 func (s *Session) Drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.draining = true
 	if s.waiting {
-		_ = s.conn.SetReadDeadline(past)
+		s.conn.wait(drainWait)
 	}
 	if s.two != nil {
 		at, stop := context.WithCancel(context.Background())
@@ -83,12 +88,12 @@ func (s *Session) Run(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	c := &withPrefix{s.conn, first[:n]}
 	if two {
-		s.serve2(ctx, c)
+		s.conn.stop() // a read waits for all requests at once: the library knows which idle timeout is meant
+		s.serve2(ctx, &withPrefix{s.conn.Conn, first[:n]})
 		return
 	}
-	s.serve1(c)
+	s.serve1(&withPrefix{s.conn, first[:n]})
 }
 
 // sniff reads as much of a connection as is needed to know whether it begins with the preface.
@@ -121,7 +126,9 @@ func (s *Session) next() bool {
 func (s *Session) got() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.waiting = false
+	if s.waiting = false; s.draining {
+		s.conn.forget()
+	}
 }
 
 func (s *Session) isDraining() bool {
@@ -168,7 +175,7 @@ type side1 struct {
 
 // exchange has one request answered and reports whether another one may follow.
 func (d *side1) exchange(r *http.Request) bool {
-	x := &Exchange{Request: r, side: d}
+	x := &Exchange{Request: r, side: d, meter: d.session.server.meter(r)}
 	if x.Upgrade = http1.UpgradeProtocol(r.Header); x.Upgrade != "" && (r.ContentLength != 0 || r.Method != http.MethodGet) {
 		x.Upgrade = "" // RFC 9110 allows more; what instances then take for the first octets of the new protocol differs
 	}
@@ -176,11 +183,13 @@ func (d *side1) exchange(r *http.Request) bool {
 		d.refuse(err)
 		return false
 	}
-	StripReserved(r.Header)
+	if !d.session.server.Gateway {
+		StripReserved(r.Header)
+	}
 	d.request, d.body, d.last = r, nil, r.Close
 	r.Close = false // that concerned this connection only
 	if r.ContentLength != 0 {
-		d.body = &body{src: r.Body, conn: d.conn, trailer: r.Trailer}
+		d.body = &body{src: r.Body, meter: x.meter, conn: d.session.conn, trailer: r.Trailer}
 		r.Body = d.body
 	}
 	d.session.server.Handle(x)
@@ -195,7 +204,7 @@ func (d *side1) exchange(r *http.Request) bool {
 		return false
 	}
 	if d.body != nil && !d.body.done {
-		_ = d.session.conn.SetReadDeadline(time.Now().Add(drainTimeout))
+		d.session.conn.expect(drainTimeout)
 		if d.reader.Drain() != nil {
 			return false
 		}
@@ -208,7 +217,7 @@ func (d *side1) linger(intact bool) {
 	if !intact || d.body == nil || d.body.done {
 		return
 	}
-	_ = d.session.conn.SetReadDeadline(time.Now().Add(drainTimeout))
+	d.session.conn.expect(drainTimeout)
 	_ = d.reader.Drain()
 }
 
@@ -249,7 +258,7 @@ func (d *side1) respond(r *http.Response) (int64, error) {
 		defer r.Body.Close()
 	}
 	// A body that was not read to the end may never come: the connection is then closed, and the caller is told.
-	if d.session.isDraining() || d.body != nil && http1.ExpectsContinue(d.request) && !d.begunBody() {
+	if d.session.isDraining() || d.body != nil && http1.ExpectsContinue(d.request) && d.body.untouched() {
 		r.Close = true
 	}
 	head, err := http1.AppendResponse(d.head[:0], r)
@@ -273,14 +282,6 @@ func (d *side1) respond(r *http.Response) (int64, error) {
 	return n, err
 }
 
-func (d *side1) begunBody() bool {
-	if !d.body.mu.TryLock() {
-		return true
-	}
-	defer d.body.mu.Unlock()
-	return d.body.begun
-}
-
 func (d *side1) upgrade(r *http.Response) (Conn, error) {
 	r.Request = d.request
 	head, err := http1.AppendResponse(d.head[:0], r)
@@ -293,67 +294,4 @@ func (d *side1) upgrade(r *http.Response) (Conn, error) {
 	d.session.taken = true
 	d.session.conn.stop()
 	return &withPrefix{d.session.conn.Conn, append(d.reader.Rest(), d.conn.prefix...)}, nil
-}
-
-// clocked is a connection that is cut off when nothing moves.
-type clocked struct {
-	Conn
-	idle time.Duration
-	mode clockMode
-}
-
-type clockMode uint8
-
-const (
-	running clockMode = iota // a message is under way: each read and write has the idle timeout
-	resting                  // the next request is awaited: the idle timeout until its first octet, then headTimeout
-	fixed                    // the deadline that is set stays
-	free                     // none
-)
-
-// expect gives the next message so long.
-func (c *clocked) expect(d time.Duration) {
-	c.mode = fixed
-	_ = c.SetReadDeadline(time.Now().Add(d))
-}
-
-// await waits for a message to begin.
-func (c *clocked) await() {
-	c.mode = resting
-	_ = c.SetReadDeadline(c.deadline())
-}
-
-// goOn lets a message go on.
-func (c *clocked) goOn() { c.mode = running }
-
-// stop takes the clock away.
-func (c *clocked) stop() {
-	c.mode = free
-	_ = c.SetReadDeadline(time.Time{})
-	_ = c.SetWriteDeadline(time.Time{})
-}
-
-func (c *clocked) deadline() time.Time {
-	if c.idle == 0 {
-		return time.Time{}
-	}
-	return time.Now().Add(c.idle)
-}
-
-func (c *clocked) Read(p []byte) (int, error) {
-	if c.mode == running {
-		_ = c.SetReadDeadline(c.deadline())
-	}
-	n, err := c.Conn.Read(p)
-	if c.mode == resting && n > 0 {
-		c.expect(headTimeout)
-	}
-	return n, err
-}
-
-func (c *clocked) Write(p []byte) (int, error) {
-	if c.idle != 0 {
-		_ = c.SetWriteDeadline(c.deadline())
-	}
-	return c.Conn.Write(p)
 }

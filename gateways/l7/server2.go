@@ -1,6 +1,7 @@
 package l7
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log"
@@ -14,10 +15,10 @@ import (
 
 // serve2 serves HTTP/2.
 func (s *Session) serve2(ctx context.Context, c *withPrefix) {
-	s.conn.stop() // a read waits for all requests at once: the library knows which idle timeout is meant
 	server := &http.Server{
-		Handler: http.HandlerFunc(s.handle2), BaseContext: func(net.Listener) context.Context { return ctx },
-		Protocols: onlyTwo(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams}, MaxHeaderBytes: maxHead,
+		Handler: s.server, BaseContext: func(net.Listener) context.Context { return ctx },
+		Protocols: onlyTwo(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: s.server.Idle},
+		MaxHeaderBytes: cmp.Or(s.server.Rules.MaxHead, maxHead),
 		ReadHeaderTimeout: headTimeout, IdleTimeout: s.server.Idle, ErrorLog: log.New(io.Discard, "", 0),
 	}
 	s.mu.Lock()
@@ -69,21 +70,24 @@ func (c *given) Close() error {
 	return err
 }
 
-// handle2 has one request of HTTP/2 answered.
-func (s *Session) handle2(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP has one request answered that a library of HTTP/2 or HTTP/3 has read.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d := &side2{w: w, r: r}
-	if err := canonical2(r, s.server.Rules); err != nil {
-		if s.server.Refused != nil {
-			s.server.Refused(err)
+	if err := canonical2(r, s.Rules); err != nil {
+		if s.Refused != nil {
+			s.Refused(err)
 		}
 		_, _ = d.respond(Text(err.Status, "bad request: "+err.Reason))
 		return
 	}
-	if r.ContentLength != 0 {
-		r.Body = &watched{ReadCloser: r.Body, trailer: r.Trailer}
+	if !s.Gateway {
+		StripReserved(r.Header)
 	}
-	x := &Exchange{Request: r, side: d}
-	s.server.Handle(x)
+	x := &Exchange{Request: r, side: d, meter: s.meter(r)}
+	if r.ContentLength != 0 {
+		r.Body = &watched{ReadCloser: r.Body, meter: x.meter, trailer: r.Trailer}
+	}
+	s.Handle(x)
 	if x.refused || !x.begun {
 		panic(http.ErrAbortHandler) //nolint:forbidigo // how the library, which recovers it, is told to reset the stream
 	}
@@ -113,16 +117,19 @@ func canonical2(r *http.Request, rules http1.Rules) *http1.Error {
 	if err := http1.SetTarget(r, r.RequestURI, rules); err != nil {
 		return bad(err)
 	}
+	if err := http1.Check(r, rules); err != nil {
+		return bad(err)
+	}
 	if err := clean(r.Header, false); err != nil {
 		return bad(err)
 	}
-	StripReserved(r.Header)
 	return nil
 }
 
 // watched is a body of which it is known whether it was read from.
 type watched struct {
 	io.ReadCloser
+	meter   *meter
 	trailer http.Header
 	mu      sync.Mutex
 	begun   bool
@@ -132,11 +139,17 @@ func (b *watched) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	b.begun = true
 	b.mu.Unlock()
-	n, err := b.ReadCloser.Read(p)
+	n, err := b.meter.read(b.ReadCloser, p)
 	if err == io.EOF {
 		StripReserved(b.trailer)
 	}
 	return n, err
+}
+
+func (b *watched) untouched() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.begun
 }
 
 // side2 is a caller that speaks HTTP/2.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -58,8 +59,10 @@ type record struct {
 	peer         federation.Region // the region at the other end of the tunnel; empty for a local connection
 	endpoint     string            // the instance, as far as this gateway knows it
 	upstream     string            // the listener it came in by
+	client       netip.Addr        // of a caller from outside the mesh
 	decision     string            // "allow", "deny"; empty when nothing was decided
 	intention    string            // the rule that decided; "default" when none matched
+	shadow       string            // an intention in shadow mode that would have decided otherwise
 	flags        flags
 	failoverFrom federation.Region // the region that should have served it
 	retries      int
@@ -87,8 +90,14 @@ func (r *record) append(b []byte) []byte {
 	b = appendField(b, "peer", string(r.peer))
 	b = appendField(b, "endpoint", r.endpoint)
 	b = appendField(b, "upstream", r.upstream)
+	b = append(b, `,"client":"`...)
+	if r.client.IsValid() {
+		b = r.client.AppendTo(b)
+	}
+	b = append(b, '"')
 	b = appendField(b, "decision", r.decision)
 	b = appendField(b, "intention", r.intention)
+	b = appendField(b, "shadow", r.shadow)
 	b = append(b, `,"response_flags":"`...)
 	b = r.flags.append(b)
 	b = append(b, '"')
@@ -110,6 +119,7 @@ type httpRecord struct {
 	target  string // path and query as forwarded, before a rule's rewrite
 	version string
 	status  int
+	id      string // X-Request-Id
 }
 
 func (h *httpRecord) append(b []byte) []byte {
@@ -121,7 +131,8 @@ func (h *httpRecord) append(b []byte) []byte {
 	path, _, _ := strings.Cut(h.target, "?") // queries carry secrets
 	b = appendField(b, "path", path)
 	b = append(b, `,"status":`...)
-	return strconv.AppendInt(b, int64(h.status), 10)
+	b = strconv.AppendInt(b, int64(h.status), 10)
+	return appendField(b, "request_id", h.id)
 }
 
 func (r *record) sourceText() string {

@@ -12,17 +12,19 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/policy"
 )
 
 // askTimeout is what a peer gets to answer: explain answers within two seconds, a dead peer included.
 const askTimeout = 1500 * time.Millisecond
 
 // question is what a gateway asks a peer: would you take this call? Unknown fields are skipped, so that later versions can ask
-// for more.
+// for more; what they were asked for, they say.
 type question struct {
 	Source    string                 `json:"source"`
 	Assurance federation.Assurance   `json:"assurance"`
 	Service   federation.ServiceName `json:"service"`
+	Request   *Request               `json:"request,omitempty"` // as it would be forwarded; nil: before any
 }
 
 // Answer is what a peer says about a call to it. Refused comes without a reason: to a peer, a service that does not exist,
@@ -31,6 +33,10 @@ type Answer struct {
 	Verdict string `json:"verdict"`           // "allowed", "refused"
 	Rule    string `json:"rule,omitempty"`    // the intention that allows it
 	Healthy int    `json:"healthy,omitempty"` // of an allowed service, its instances that may be given traffic
+	Shadow  string `json:"shadow,omitempty"`  // an intention in shadow mode that would refuse what is allowed
+
+	Conditional bool `json:"conditional,omitempty"` // certain requests are allowed
+	Judged      bool `json:"judged,omitempty"`      // this is about the request that was in the question
 }
 
 // The verdicts of an Answer.
@@ -39,18 +45,29 @@ const (
 	answerRefused = "refused"
 )
 
-// maxAnswer bounds what is read of a peer's answer: a verdict and a name.
-const maxAnswer = 4 << 10
+const (
+	// maxAnswer bounds what is read of a peer's answer: a verdict and two names.
+	maxAnswer = 4 << 10
+
+	// maxQuestion bounds what is read of a peer's question, in which a request may be: as much as the tunnel carries.
+	maxQuestion = 64 << 10
+)
 
 // askPeer asks the peer of c whether it would take the call. A peer that gives no answer is taken to: its path is up, and
-// nothing is known against it. The first peer that would not take it is noted as the verdict, in case no other does.
-func (m *Mesh) askPeer(ctx context.Context, e *Explanation, c *Candidate, id spiffeid.ID, r ExplainRequest) (takes bool) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	answer, err := m.ask(ctx, c.Region, question{Source: id.String(), Assurance: r.Assurance, Service: r.Destination.Service})
+// nothing is known against it. The first peer that would not take it is noted as the verdict, in case no other does. final says that no
+// other is tried: the peer lets the caller come, and then answers this request with a denial.
+func (m *Mesh) askPeer(ctx context.Context, e *Explanation, c *Candidate, of *call) (takes, final bool) {
+	q := question{Source: of.id.String(), Assurance: of.assurance, Service: of.to.Service, Request: of.wire}
+	answer, err := m.ask(ctx, c.Region, q)
+	if err == nil && q.Request != nil && !answer.Judged { // an older version, which may have found the question too long
+		q.Request = nil
+		answer, err = m.ask(ctx, c.Region, q)
+		e.Notes = append(e.Notes, fmt.Sprintf("region %s runs a version that answers for connections only: what it says of this request is not known",
+			c.Region))
+	}
 	if err != nil {
 		e.Remote, e.RemoteError = nil, fmt.Sprintf("region %s gave no answer: %v", c.Region, err)
-		return true
+		return true, false
 	}
 	e.Remote = &answer
 	verdict, reason := VerdictDenied, fmt.Sprintf(
@@ -58,17 +75,24 @@ func (m *Mesh) askPeer(ctx context.Context, e *Explanation, c *Candidate, id spi
 	switch {
 	case answer.Verdict == answerRefused:
 		c.Kept, c.Reason = false, "it refuses"
+		if q.Request != nil {
+			q.Request = nil
+			other, err := m.ask(ctx, c.Region, q)
+			if final = err == nil && other.Verdict == answerAllowed; final {
+				reason = fmt.Sprintf("allowed here, but region %s refuses this request, by its intentions", c.Region)
+			}
+		}
 	case answer.Healthy == 0:
 		c.Kept, c.Reason = false, "it has no healthy instance at this moment"
 		verdict = VerdictUnreachable
 		reason = fmt.Sprintf("allowed here and in region %s, which has no healthy instance at this moment", c.Region)
 	default:
-		return true
+		return true, false
 	}
-	if e.Verdict == "" {
+	if e.Verdict == "" || final {
 		e.Verdict, e.Reason, e.At, e.Decision = verdict, reason, c.Region, *c.Decision
 	}
-	return false
+	return false, final
 }
 
 func (m *Mesh) ask(ctx context.Context, peer federation.Region, q question) (Answer, error) {
@@ -95,7 +119,7 @@ func parseAnswer(b []byte) (Answer, error) {
 	if a.Verdict != answerAllowed && a.Verdict != answerRefused || a.Healthy < 0 {
 		return Answer{}, errors.New("its answer is none that this version knows")
 	}
-	a.Rule = printable(a.Rule)
+	a.Rule, a.Shadow = printable(a.Rule), printable(a.Shadow)
 	return a, nil
 }
 
@@ -109,22 +133,39 @@ func (m *Mesh) Answer(_ context.Context, peer federation.Region, ask []byte) []b
 }
 
 func (m *Mesh) answer(peer federation.Region, ask []byte) Answer {
-	snap, refused := m.cfg.Table.Load(), Answer{Verdict: answerRefused}
+	snap := m.cfg.Table.Load()
 	var q question
-	if len(ask) > maxAnswer || json.Unmarshal(ask, &q) != nil {
-		return refused
+	if len(ask) > maxQuestion || json.Unmarshal(ask, &q) != nil {
+		return Answer{Verdict: answerRefused}
 	}
+	refused := Answer{Verdict: answerRefused, Judged: q.Request != nil}
 	id, err := spiffeid.FromString(q.Source)
 	known, found := snap.Peer(peer)
 	if err != nil || !found || !id.MemberOf(known.TrustDomain) {
 		return refused // a peer asks for its own callers only
 	}
-	decision := snap.Authorize(id, q.Assurance, federation.Local, q.Service)
 	target, found := snap.Inbound(q.Service, peer)
-	if !decision.Allowed || !found {
+	if !found {
 		return refused
 	}
-	a := Answer{Verdict: answerAllowed, Rule: decision.Rule}
+	var decision policy.Decision
+	switch {
+	case !target.Protocol().IsHTTP():
+		decision = snap.Authorize(id, q.Assurance, federation.Local, q.Service)
+	case q.Request == nil:
+		decision = snap.AuthorizeAny(id, q.Assurance, federation.Local, q.Service)
+	default:
+		r, err := q.Request.read()
+		if err != nil {
+			return refused
+		}
+		decision = snap.AuthorizeRequest(id, q.Assurance, federation.Local, q.Service, asked(r))
+	}
+	if !decision.Allowed {
+		return refused
+	}
+	a := Answer{Verdict: answerAllowed, Rule: decision.Rule, Shadow: decision.Shadow, Judged: q.Request != nil,
+		Conditional: q.Request == nil && decision.Conditional}
 	for _, s := range m.pool(snap, target).Status() {
 		if s.Healthy {
 			a.Healthy++

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -30,6 +31,9 @@ type caller struct {
 	trust     uint64              // Mesh.trust when the chain was judged
 	wants     federation.ServiceRef
 	upstream  string // name of the listener; empty: the local mTLS listener
+
+	client netip.Addr // of a caller from outside the mesh, as are all for which it is valid
+	first  []byte     // what was read from the connection before
 }
 
 // callerConn is the connection of a local caller: *net.TCPConn, *net.UnixConn or *tls.Conn.
@@ -139,7 +143,7 @@ func (m *Mesh) identify(ctx context.Context, c *tls.Conn, who *caller) error {
 
 // abort closes c so that the caller sees a reset: an orderly end could be taken for an empty answer.
 func abort(c net.Conn) {
-	if secured, ok := c.(*tls.Conn); ok {
+	if secured, ok := c.(interface{ NetConn() net.Conn }); ok {
 		c = secured.NetConn() // its own Close would first wait to send an alert
 	}
 	if t, ok := c.(*net.TCPConn); ok {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"syscall"
 	"time"
 
@@ -25,15 +26,20 @@ var errNoInstance = errors.New("no healthy instance")
 type poolEntry struct {
 	target  route.LocalTarget
 	outlier federation.Outlier
+	balance federation.Balance
+	subsets uintptr // which map of the resolver they were made of: resources are replaced, not changed
 	pool    *balance.Pool
 }
 
 // pool returns the pool of target. It is made anew when the membership or the settings have changed since the last call.
 func (m *Mesh) pool(snap *route.Snapshot, target route.LocalTarget) *balance.Pool {
-	outlier := m.resolver(snap, target.Name()).Outlier
+	resolver := m.resolver(snap, target.Name())
+	made := poolEntry{target: target, outlier: resolver.Outlier, balance: resolver.Balance, subsets: reflect.ValueOf(resolver.Subsets).Pointer()}
 	if e, found := m.pools.Load(target.Name()); found {
-		if e := e.(*poolEntry); e.target == target && e.outlier == outlier {
-			return e.pool
+		old := *e.(*poolEntry)
+		pool := old.pool
+		if old.pool = nil; old == made {
+			return pool
 		}
 	}
 	members := make([]balance.Member, target.Len())
@@ -43,11 +49,44 @@ func (m *Mesh) pool(snap *route.Snapshot, target route.LocalTarget) *balance.Poo
 			Endpoint: balance.Endpoint{Instance: instance.ID, Address: instance.Address}, Weight: uint16(target.Weight(i)),
 		}
 	}
-	pool := m.cfg.Balance.Bind(balance.Target{
-		Snapshot: snap.Number(), Service: target.Name(), Members: members, Lane: target.Lane(), Outlier: outlier,
+	made.pool = m.cfg.Balance.Bind(balance.Target{
+		Snapshot: snap.Number(), Service: target.Name(), Members: members, Lane: target.Lane(), Outlier: resolver.Outlier,
+		Balance: resolver.Balance, Subsets: subsets(resolver, target),
 	})
-	m.pools.Store(target.Name(), &poolEntry{target, outlier, pool})
-	return pool
+	m.pools.Store(target.Name(), &made)
+	return made.pool
+}
+
+// subsets returns the instances of each subset of r.
+func subsets(r *federation.Resolver, target route.LocalTarget) map[string][]int {
+	if len(r.Subsets) == 0 {
+		return nil
+	}
+	of := make(map[string][]int, len(r.Subsets))
+	for name, subset := range r.Subsets {
+		of[name] = []int{}
+		for i := range target.Len() {
+			if subset.Holds(target.Instance(i).Labels) {
+				of[name] = append(of[name], i)
+			}
+		}
+	}
+	return of
+}
+
+// errFull says that a service has as many connections as its resolver allows.
+var errFull = errors.New("the service has as many connections as its resolver allows")
+
+// full reports whether another connection would be more than limit; 0 is no limit.
+func full(pool *balance.Pool, limit int) bool {
+	if limit <= 0 {
+		return false
+	}
+	open := int64(0)
+	for _, s := range pool.Status() {
+		open += s.InFlight
+	}
+	return open >= int64(limit)
 }
 
 // resolver returns the settings of service, defaults filled in. They are not to be changed.
@@ -67,6 +106,7 @@ type dialing struct {
 	modes    []balance.Mode // in the order they are gone through
 	timeout  time.Duration  // of each instance
 	deadline time.Time      // of all
+	limit    int            // connections of the service; 0: any number
 	failed   func()         // is told of each that refused
 }
 
@@ -80,6 +120,9 @@ var (
 // dial connects one instance and returns it with the lease that counts the connection. It tries others while they refuse,
 // and returns errNoInstance when there was none to try, else the last refusal.
 func (m *Mesh) dial(d dialing) (callerConn, balance.Lease, error) {
+	if full(d.pool, d.limit) {
+		return nil, balance.Lease{}, errFull
+	}
 	var tried [maxDials]int
 	n, mode := 0, 0
 	err := errNoInstance
@@ -141,6 +184,9 @@ func connect(c *conn, e balance.Endpoint, deadline time.Time) (callerConn, error
 // exhausted reports whether a connection failed for want of something on this host: file descriptors, memory, or a local port
 // for one more connection to the same instance.
 func exhausted(err error) bool {
+	if errors.Is(err, errFull) {
+		return true
+	}
 	for _, scarce := range [...]error{syscall.EADDRNOTAVAIL, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EAGAIN} {
 		if errors.Is(err, scarce) {
 			return true

@@ -10,6 +10,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/match"
 	"github.com/tradewind-mesh/tradewind/federation/policy"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
 )
@@ -22,16 +23,19 @@ const (
 	VerdictAllowed     Verdict = "allowed"     // a connection would be made
 	VerdictDenied      Verdict = "denied"      // an intention, or the lack of one, forbids it, here or at the peer
 	VerdictUnreachable Verdict = "unreachable" // it is allowed, and nobody could serve it now
+	VerdictAnswered    Verdict = "answered"    // of a request: a rule of the route answers it, and nobody else is asked
+	VerdictRefused     Verdict = "refused"     // of a request: it is not well-formed, and no rule is asked
 )
 
-// ExplainRequest asks what would happen to a connection now.
+// ExplainRequest asks what would happen now to a connection or, where the service speaks HTTP, to a request on it.
 type ExplainRequest struct {
 	Source      federation.ServiceRef `json:"source"`      // without a region: of this one
 	Destination federation.ServiceRef `json:"destination"` // with a region: that one and no other
 	Assurance   federation.Assurance  `json:"assurance"`   // how well the caller's identity is proven; none: as by a binding
+	Request     *Request              `json:"request,omitempty"`
 }
 
-// Explanation says what would happen to a connection and why. It is made of the same parts that decide connections.
+// Explanation says what would happen to a connection or a request and why. It is made of the same parts that decide them.
 type Explanation struct {
 	Verdict     Verdict               `json:"verdict"`
 	At          federation.Region     `json:"at"`     // whose decision or state the verdict rests on
@@ -39,12 +43,40 @@ type Explanation struct {
 	Region      federation.Region     `json:"region"` // who explains
 	Snapshot    uint64                `json:"snapshot"`
 	Caller      Caller                `json:"caller"`
-	Destination federation.ServiceRef `json:"destination"`
+	Destination federation.ServiceRef `json:"destination"`        // where a rule splits requests, that of the share explained
 	Exported    *bool                 `json:"exported,omitempty"` // to the caller's region, when that is a peer
 	Candidates  []Candidate           `json:"candidates"`         // in the order they are tried, then those that are not
 	Decision    policy.Decision       `json:"decision"`           // of this region, for the first candidate that decided the verdict
 	Remote      *Answer               `json:"remote,omitempty"`   // of the peer that would be tried first
 	RemoteError string                `json:"remote_error,omitempty"`
+	Conditional bool                  `json:"conditional,omitempty"` // no request was given, and only certain ones are allowed
+	Request     *Forecast             `json:"request,omitempty"`     // when one was given
+	Notes       []string              `json:"notes,omitempty"`       // what limits the answer
+}
+
+// call is a call to one destination, whose fate is sought.
+type call struct {
+	snap      *route.Snapshot
+	id        spiffeid.ID
+	source    federation.ServiceRef
+	to        federation.ServiceRef
+	assurance federation.Assurance
+	prefers   federation.Region // by a split; empty: as the resolver orders
+
+	requests bool           // the service speaks HTTP
+	request  *match.Request // as it is forwarded; nil: before any has come
+	wire     *Request       // the same
+}
+
+// decide is the decision of this region on the call going to region, with all that was considered.
+func (c *call) decide(region federation.Region) policy.Decision {
+	switch {
+	case c.request != nil:
+		return c.snap.ExplainRequest(c.id, c.assurance, region, c.to.Service, c.request)
+	case c.requests:
+		return c.snap.ExplainAny(c.id, c.assurance, region, c.to.Service)
+	}
+	return c.snap.ExplainAuthorize(c.id, c.assurance, region, c.to.Service)
 }
 
 // Caller is whom a connection counts as.
@@ -108,12 +140,30 @@ func (m *Mesh) Explain(ctx context.Context, r ExplainRequest) (Explanation, erro
 		return Explanation{}, fmt.Errorf("explain a call of %s: %w", r.Source, err)
 	}
 	e.Caller = Caller{ID: id.String(), Service: r.Source, Assurance: r.Assurance}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	c := call{snap: snap, id: id, source: r.Source, to: r.Destination, assurance: r.Assurance}
 	if r.Source.Region != snap.Region() {
-		m.explainInbound(&e, snap, id, r)
+		m.explainInbound(&e, &c, r.Request)
 		return e, nil
 	}
-	m.explainOutbound(ctx, &e, snap, id, r)
+	if upstream, found := snap.Upstream(c.to); found {
+		c.requests = upstream.Protocol.IsHTTP()
+		e.noteUnseen(r.Request, upstream.Protocol)
+	}
+	if c.requests && r.Request != nil {
+		m.explainRequest(ctx, &e, c, r.Request)
+		return e, nil
+	}
+	m.explainOutbound(ctx, &e, &c)
 	return e, nil
+}
+
+// noteUnseen says that asked is left out of account for a service of protocol p.
+func (e *Explanation) noteUnseen(asked *Request, p federation.Protocol) {
+	if asked != nil && !p.IsHTTP() {
+		e.Notes = append(e.Notes, fmt.Sprintf("%s is carried as tcp: nobody looks at what is sent, so this is about the connection", e.Destination))
+	}
 }
 
 // identityOf is the identity of a service, here or of a peer.
@@ -132,12 +182,15 @@ func identityOf(snap *route.Snapshot, ref federation.ServiceRef) (spiffeid.ID, e
 }
 
 // explainOutbound follows a call of a local caller.
-func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, snap *route.Snapshot, id spiffeid.ID, r ExplainRequest) {
-	upstream, _ := snap.Upstream(r.Destination)
-	for _, c := range snap.Consider(r.Destination) {
-		e.Candidates = append(e.Candidates, m.explainCandidate(snap, upstream, c, func(region federation.Region) policy.Decision {
-			return snap.ExplainAuthorize(id, r.Assurance, region, r.Destination.Service)
-		}))
+func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, of *call) {
+	upstream, _ := of.snap.Upstream(of.to)
+	for _, c := range of.snap.Consider(of.to) {
+		if of.prefers != "" {
+			if c.Rank++; of.prefers == c.Region || of.prefers == federation.Local && c.Local {
+				c.Rank = 0
+			}
+		}
+		e.Candidates = append(e.Candidates, m.explainCandidate(of, upstream, c))
 	}
 	slices.SortStableFunc(e.Candidates, func(a, b Candidate) int { // as a plan does: what is kept by rank and distance
 		switch {
@@ -155,9 +208,17 @@ func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, snap *route.
 		if !c.Kept {
 			continue
 		}
-		if c.Local || m.askPeer(ctx, e, c, id, r) {
+		takes, final := c.Local, false
+		if !c.Local {
+			takes, final = m.askPeer(ctx, e, c, of)
+		}
+		if final {
+			return
+		}
+		if takes {
 			c.Chosen = true
 			e.Decision, e.At = *c.Decision, e.Region
+			e.Conditional = of.request == nil && (c.Decision.Conditional || !c.Local && e.Remote != nil && e.Remote.Conditional)
 			e.Verdict, e.Reason = VerdictAllowed, fmt.Sprintf("%s; region %s serves it", c.Decision.Reason, c.Region)
 			return
 		}
@@ -166,7 +227,7 @@ func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, snap *route.
 		m.explainNoCandidate(e, upstream)
 	}
 	if e.Decision.Rule == "" { // nobody serves it, and yet the caller wants to know whether it would be allowed to call
-		e.Decision = snap.ExplainAuthorize(id, r.Assurance, cmp.Or(r.Destination.Region, federation.Local), r.Destination.Service)
+		e.Decision = of.decide(cmp.Or(of.to.Region, federation.Local))
 	}
 }
 
@@ -201,9 +262,7 @@ func nobodyHas(e *Explanation) string {
 }
 
 // explainCandidate judges one region as a plan would.
-func (m *Mesh) explainCandidate(
-	snap *route.Snapshot, upstream *route.Upstream, considered route.Considered, decide func(federation.Region) policy.Decision,
-) Candidate {
+func (m *Mesh) explainCandidate(of *call, upstream *route.Upstream, considered route.Considered) Candidate {
 	c := Candidate{
 		Region: considered.Region, Local: considered.Local, Kept: considered.Kept, Rank: considered.Rank, Reason: considered.Reason,
 		Freshness: considered.Freshness, Healthy: considered.Healthy, Total: considered.Total,
@@ -215,14 +274,14 @@ func (m *Mesh) explainCandidate(
 	if !c.Kept {
 		return c
 	}
-	decision := decide(c.Region)
+	decision := of.decide(c.Region)
 	c.Decision = &decision
 	candidate := candidateOf(upstream, c.Region)
 	switch {
 	case !decision.Allowed:
 		c.Kept, c.Reason = false, decision.Reason
 	case c.Local:
-		c.Endpoints = m.endpoints(snap, candidate.Local)
+		c.Endpoints = m.endpoints(of.snap, candidate.Local)
 		if !slices.ContainsFunc(c.Endpoints, func(e Endpoint) bool { return e.Healthy && e.Ejected == 0 }) {
 			c.Kept, c.Reason = false, dropUnhealthy.String()
 		}
@@ -266,18 +325,27 @@ func (m *Mesh) endpoints(snap *route.Snapshot, target route.LocalTarget) []Endpo
 }
 
 // explainInbound follows a call that a peer's caller would make to a service of this region.
-func (m *Mesh) explainInbound(e *Explanation, snap *route.Snapshot, id spiffeid.ID, r ExplainRequest) {
-	if region := r.Destination.Region; region != "" && region != federation.Local && region != snap.Region() {
-		e.Verdict, e.Reason = VerdictDenied, fmt.Sprintf("a call of region %s to region %s does not pass through here", r.Source.Region, region)
+func (m *Mesh) explainInbound(e *Explanation, of *call, asked *Request) {
+	from, service := of.source.Region, of.to.Service
+	if region := of.to.Region; region != "" && region != federation.Local && region != of.snap.Region() {
+		e.Verdict, e.Reason = VerdictDenied, fmt.Sprintf("a call of region %s to region %s does not pass through here", from, region)
 		return
 	}
-	exported := snap.ExportedTo(r.Destination.Service, r.Source.Region)
+	exported := of.snap.ExportedTo(service, from)
 	e.Exported = &exported
-	e.Decision = snap.ExplainAuthorize(id, r.Assurance, federation.Local, r.Destination.Service)
-	c := Candidate{Region: snap.Region(), Local: true, Reason: "no source of this region has seen it"}
-	target, found := snap.Local(r.Destination.Service)
+	target, found := of.snap.Local(service)
+	of.requests = found && target.Protocol().IsHTTP()
 	if found {
-		c.Endpoints = m.endpoints(snap, target)
+		e.noteUnseen(asked, target.Protocol())
+	}
+	if of.requests && asked != nil && !m.explainArrived(e, of, asked) {
+		return
+	}
+	e.Decision = of.decide(federation.Local)
+	e.Conditional = of.request == nil && e.Decision.Allowed && e.Decision.Conditional
+	c := Candidate{Region: of.snap.Region(), Local: true, Reason: "no source of this region has seen it"}
+	if found {
+		c.Endpoints = m.endpoints(of.snap, target)
 		c.Total = uint32(len(c.Endpoints))
 		for _, endpoint := range c.Endpoints {
 			if endpoint.Healthy {
@@ -292,7 +360,7 @@ func (m *Mesh) explainInbound(e *Explanation, snap *route.Snapshot, id spiffeid.
 	case !e.Decision.Allowed:
 		e.Verdict, e.Reason = VerdictDenied, e.Decision.Reason
 	case !exported:
-		e.Verdict, e.Reason = VerdictDenied, fmt.Sprintf("%s is not exported to region %s", r.Destination.Service, r.Source.Region)
+		e.Verdict, e.Reason = VerdictDenied, fmt.Sprintf("%s is not exported to region %s", service, from)
 	case !c.Kept:
 		e.Verdict, e.Reason = VerdictUnreachable, fmt.Sprintf("%s, but it cannot be served: %s", e.Decision.Reason, c.Reason)
 	default:

@@ -3,6 +3,7 @@ package mesh
 import (
 	"time"
 
+	"github.com/tradewind-mesh/tradewind/federation/policy"
 	"github.com/tradewind-mesh/tradewind/gateways/splice"
 )
 
@@ -32,8 +33,20 @@ func (m *Mesh) finish(rec *record) {
 	if rec.flags&(flagNoHealthy|flagConnectFailed|flagOverflow|flagNoRoute|flagDenied|flagProtocol) != 0 {
 		m.metrics.refused.WithLabelValues(string(rec.direction), string(rec.flags.append(nil))).Inc()
 	}
+	if rec.http != nil {
+		m.metrics.requested(rec)
+	}
 	if !rec.quiet {
 		m.access.write(rec)
+	}
+}
+
+// decided notes in rec, and counts, a decision that was acted on.
+func (m *Mesh) decided(rec *record, d policy.Decision) {
+	rec.intention, rec.shadow = d.Rule, d.Shadow
+	m.metrics.decided(rec.direction, d.Allowed, d.Rule)
+	if d.Shadow != "" {
+		m.metrics.shadowed(rec.direction, !d.Allowed, d.Shadow)
 	}
 }
 

@@ -49,6 +49,19 @@ type head struct {
 	eof   bool
 }
 
+// headOf is the head of c of which first has been read.
+func headOf(c callerConn, first []byte) head {
+	h := head{conn: c}
+	for len(first) > 0 {
+		n := copy(h.room(), first)
+		if n == 0 { // nobody reads that much ahead
+			break
+		}
+		h.n, first = h.n+n, first[n:]
+	}
+	return h
+}
+
 func (h *head) bytes() []byte {
 	if h.large != nil {
 		return h.large[:h.n]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -36,7 +37,9 @@ const (
 
 // httpState is what the data path keeps for requests.
 type httpState struct {
-	pool l7.Pool
+	pool    l7.Pool
+	burdens sync.Map // federation.ServiceName -> *burden
+	epoch   time.Time
 }
 
 // instanceKey and peerKey say where a pooled connection leads. One to an instance is shared by all callers; one to a peer's gateway
@@ -67,7 +70,7 @@ func asked(r *http.Request) *match.Request {
 
 // session serves the requests of one connection c, which conn stands for, until it ends.
 func (m *Mesh) session(ctx context.Context, conn *conn, c l7.Conn, handle func(*l7.Exchange)) {
-	server := &l7.Server{Handle: handle, Idle: httpIdle, Refused: func(e *http1.Error) {
+	server := &l7.Server{Handle: handle, Gateway: conn.direction == inbound, Idle: httpIdle, Refused: func(e *http1.Error) {
 		m.finish(&record{start: time.Now(), direction: conn.direction, source: conn.source, assurance: conn.assurance, srcRegion: m.cfg.Region,
 			destination: conn.service, flags: flagProtocol, reason: e.Error(), http: &httpRecord{status: e.Status}})
 	}}
@@ -88,7 +91,8 @@ const httpIdle = 4 * time.Minute
 type conveyed struct {
 	res   *http.Response
 	done  func(answered bool) // gives back what the request held; called once
-	final bool
+	final bool                // of a failure: nothing else may be tried
+	again bool                // of a failure: the same may be tried once more
 }
 
 // finishHTTP sends res to the caller and closes the books on the request.
@@ -141,6 +145,12 @@ func (h halves) CloseWrite() error {
 // refusedHTTP answers a request that goes nowhere.
 func (m *Mesh) refusedHTTP(x *l7.Exchange, rec *record, f flags, res *http.Response, reason string) {
 	rec.flags |= f
+	if bad := x.Bad(); bad != nil {
+		rec.flags, reason, res = flagProtocol, bad.Reason, l7.Text(bad.Status, "bad request: "+bad.Reason)
+	}
+	if rec.client.IsValid() && rec.flags&flagByRule == 0 {
+		res = blunt(res)
+	}
 	rec.reason, rec.http.status = reason, res.StatusCode
 	_, _ = x.Respond(res)
 }

@@ -27,8 +27,9 @@ func (m *Mesh) receiveRequests(ctx context.Context, a *arrival) {
 func (m *Mesh) requestIn(x *l7.Exchange, of *conn) {
 	snap := m.cfg.Table.Load()
 	r := x.Request
+	asks := takeAsks(r)
 	rec := &record{start: time.Now(), direction: inbound, source: of.source, assurance: of.assurance, srcRegion: of.peer, peer: of.peer,
-		dstRegion: m.cfg.Region, destination: of.service, http: &httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto}}
+		dstRegion: m.cfg.Region, destination: of.service, http: &httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto, id: requestID(r)}}
 	conn := &conn{direction: inbound, source: of.source, assurance: of.assurance, service: of.service, peer: of.peer, request: asked(r)}
 	rec.conn = conn
 	m.live.begin()
@@ -39,8 +40,8 @@ func (m *Mesh) requestIn(x *l7.Exchange, of *conn) {
 		m.live.done()
 	}()
 	decision := snap.AuthorizeRequest(conn.source, conn.assurance, federation.Local, conn.service, conn.request)
-	rec.intention, rec.decision = decision.Rule, "deny"
-	m.metrics.decided(inbound, decision.Allowed, decision.Rule)
+	rec.decision = "deny"
+	m.decided(rec, decision)
 	local, found := snap.Inbound(conn.service, conn.peer)
 	switch {
 	case !decision.Allowed:
@@ -51,18 +52,43 @@ func (m *Mesh) requestIn(x *l7.Exchange, of *conn) {
 		return
 	}
 	rec.decision = "allow"
-	m.deliver(x, rec, conn, snap, local)
+	m.deliver(x, conn, m.askHere(rec, conn, snap, local), asks)
 }
 
-// deliver sends a request to an instance of local.
-func (m *Mesh) deliver(x *l7.Exchange, rec *record, conn *conn, snap *route.Snapshot, local route.LocalTarget) {
+// askHere is the search for an instance of local, for a request of a peer.
+func (m *Mesh) askHere(rec *record, conn *conn, snap *route.Snapshot, local route.LocalTarget) *ask {
 	resolver := m.resolver(snap, conn.service)
-	a := &ask{mesh: m, conn: conn, rec: rec, service: conn.service, pool: m.pool(snap, local), modes: whenAsked,
+	return &ask{mesh: m, conn: conn, rec: rec, service: conn.service, pool: m.pool(snap, local), modes: whenAsked,
 		timeout: resolver.ConnectTimeout.D(), deadline: rec.start.Add(acceptRounds * resolver.ConnectTimeout.D()),
-		two: speaksTwo(local.Protocol())}
-	c, err := a.try(x.Request, l7.Way{Idle: httpIdle, Interim: x.Interim})
+		two: speaksTwo(local.Protocol()), resolver: resolver}
+}
+
+// deliver sends a request to an instance.
+func (m *Mesh) deliver(x *l7.Exchange, conn *conn, a *ask, asks asks) {
+	rec := a.rec
+	var sticks affinity
+	if a.key = asks.key; a.key == 0 { // the caller's region has no opinion: ours counts
+		sticks = affinityOf(a.resolver.Affinity, x.Request, conn.source.String())
+		a.key = sticks.key
+	}
+	var c conveyed
+	err := a.enter(asks.subset)
+	if err == nil {
+		defer a.leave()
+		c, err = a.try(x.Request, l7.Way{Deadline: asks.deadline, Idle: httpIdle, Interim: x.Interim})
+	}
+	var over *limitError
 	switch {
+	case errors.As(err, &over):
+		res := over.response()
+		if over.status == http.StatusServiceUnavailable {
+			res.Header[headerOutcome] = []string{outcomeUnavailable}
+		}
+		m.refusedHTTP(x, rec, flagOverflow, res, over.reason)
 	case err == nil:
+		if asks.key == 0 {
+			sticks.keep(a.resolver.Affinity, c.res.Header, a.mesh.cfg.Region)
+		}
 		m.finishHTTP(x, rec, c)
 	case conn.why() != nil:
 		m.refusedHTTP(x, rec, flagLocal, outcome(http.StatusServiceUnavailable, outcomeDenied), conn.why().reason)

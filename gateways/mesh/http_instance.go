@@ -27,6 +27,9 @@ type ask struct {
 	timeout  time.Duration  // to connect one instance
 	deadline time.Time      // to find one
 	two      bool
+	key      uint64 // of the affinity; 0: none
+	leave    func() // of the limits of the service; nil: not asked yet
+	resolver *federation.Resolver
 
 	tried [maxDials]int
 	n     int
@@ -37,32 +40,34 @@ type ask struct {
 // try sends r to the next instance that can be reached, and returns its answer. The error is errNoInstance when there is none left to ask,
 // wrapped with errUnreached when all were dead.
 func (a *ask) try(r *http.Request, way l7.Way) (conveyed, error) {
-	for a.n < maxDials && a.mode < len(a.modes) && spent(a.conn, a.deadline) == nil {
-		lease, ok := a.pool.Pick(a.tried[:a.n], a.modes[a.mode])
+	for fresh := false; a.n < maxDials && a.mode < len(a.modes) && spent(a.conn, a.deadline) == nil; {
+		lease, ok := a.pick()
 		if !ok {
 			a.mode++
 			continue
 		}
-		k, err := a.client(lease)
+		k, err := a.client(lease, fresh)
 		if err != nil {
 			a.unreached(lease, err)
 			continue
 		}
 		a.rec.endpoint = endpointName(lease.Endpoint())
-		a.conn.waits(k.Close)
 		r.Header[headerCaller] = []string{a.conn.source.String()}
+		begin := time.Now()
 		res, err := k.Do(r, way)
 		delete(r.Header, headerCaller)
 		if err == nil {
+			lease.Connected(time.Since(begin))
 			l7.StripReserved(res.Header)
 			return conveyed{res: res, done: func(answered bool) {
 				a.conn.waits(nil)
-				lease.Done(verdictOf(answered))
+				lease.Done(verdictOf(answered, res.StatusCode))
 			}}, nil
 		}
 		a.conn.waits(nil)
-		if k.Reused() && !timedOut(err) && l7.Untouched(r) && idempotent(r.Method) {
+		if k.Reused() && !fresh && !a.conn.isOver() && resendable(r, err) {
 			lease.Done(balance.Abandoned) // it had closed the connection while that was idle: no fault of it
+			fresh = true
 			continue
 		}
 		a.tried[a.n] = lease.Index()
@@ -78,26 +83,51 @@ func (a *ask) try(r *http.Request, way l7.Way) (conveyed, error) {
 	return conveyed{}, errNoInstance
 }
 
-func verdictOf(answered bool) balance.Result {
-	if answered {
-		return balance.Answered
+// pick chooses the next instance.
+func (a *ask) pick() (balance.Lease, bool) {
+	if a.key != 0 {
+		return a.pool.PickFor(a.key, a.tried[:a.n], a.modes[a.mode])
 	}
-	return balance.Unanswered
+	return a.pool.Pick(a.tried[:a.n], a.modes[a.mode])
 }
 
-// client returns a connection to the instance of lease, a used one if there is one.
-func (a *ask) client(lease balance.Lease) (*l7.Client, error) {
+// enter asks the limits of the service, once, and chooses subset. The error is a *limitError, or errNoInstance when there is no such
+// subset here.
+func (a *ask) enter(subset string) error {
+	pool, found := a.pool.Subset(subset)
+	if !found {
+		return fmt.Errorf("subset %q: %w", subset, errNoInstance)
+	}
+	a.pool = pool
+	var err error
+	a.leave, err = a.mesh.admit(a.conn, a.resolver, a.deadline)
+	return err
+}
+
+func verdictOf(answered bool, status int) balance.Result {
+	switch {
+	case !answered:
+		return balance.Unanswered
+	case status >= http.StatusInternalServerError:
+		return balance.ServerError
+	}
+	return balance.Answered
+}
+
+// client returns a connection to the instance of lease, a used one if there is one and it need not be fresh.
+func (a *ask) client(lease balance.Lease, fresh bool) (*l7.Client, error) {
 	endpoint, start := lease.Endpoint(), time.Now()
 	key := instanceKey{endpoint, a.two}
-	if k := a.mesh.http.pool.Get(key); k != nil {
-		return k, nil
+	if !fresh {
+		if k := a.mesh.http.pool.Get(key); k != nil {
+			return k, nil
+		}
 	}
 	c, err := connect(a.conn, endpoint, earlier(start.Add(a.timeout), a.deadline))
 	a.conn.waits(nil)
 	if err != nil {
 		return nil, err
 	}
-	lease.Connected(time.Since(start))
 	return a.mesh.http.pool.Add(key, c, a.two)
 }
 

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -32,8 +33,8 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 	snap := m.cfg.Table.Load()
 	r := x.Request
 	rec := &record{start: time.Now(), direction: outbound, source: who.id, assurance: who.assurance, srcRegion: m.cfg.Region,
-		destination: who.wants.Service, dstRegion: who.wants.Region, upstream: who.upstream,
-		http: &httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto}}
+		destination: who.wants.Service, dstRegion: who.wants.Region, upstream: who.upstream, client: who.client,
+		http: &httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto, id: requestID(r)}}
 	conn := &conn{direction: outbound, source: who.id, assurance: who.assurance, chain: who.chain, service: who.wants.Service,
 		pinned: who.wants.Region != ""}
 	rec.conn = conn
@@ -41,7 +42,8 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 	defer m.live.done()
 	defer m.finish(rec)
 
-	rule := snap.Rule(who.wants.Service, asked(r))
+	came := asked(r)
+	rule := snap.Rule(who.wants.Service, came)
 	if rule.Fault != nil && m.hurt(x, rec, conn, rule.Fault) {
 		return
 	}
@@ -55,7 +57,9 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 		return
 	}
 	rule.Request.Apply(r.Header)
-	conn.request = asked(r) // what is judged is what is forwarded
+	if conn.request = came; rule.Rewrite != nil {
+		conn.request = asked(r) // what is judged is what is forwarded
+	}
 	split := rule.Pick()
 	to := who.wants
 	if !split.Service.IsZero() {
@@ -64,6 +68,9 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 	conn.service, rec.destination = to.Service, to.Service
 	m.live.add(conn)
 	defer m.live.remove(conn)
+	if m.stopped.Load() {
+		conn.end(stopping)
+	}
 
 	upstream, found := snap.Upstream(to)
 	if !found || len(upstream.Candidates) == 0 {
@@ -71,13 +78,16 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 		m.refusedHTTP(x, rec, flagNoRoute, l7.Text(http.StatusServiceUnavailable, why), why)
 		return
 	}
-	t := &trip{mesh: m, x: x, rule: rule, conn: conn, rec: rec,
-		plan: plan{mesh: m, snap: snap, upstream: preferring(upstream, split.Region), who: who, request: conn.request}}
+	sticks := affinityOf(upstream.Resolver.Affinity, r, who.id.String())
+	t := &trip{mesh: m, x: x, rule: rule, conn: conn, rec: rec, subset: split.Subset, sticks: sticks,
+		plan: plan{mesh: m, snap: snap, upstream: preferring(upstream, cmp.Or(split.Region, sticks.region)), who: who, request: conn.request}}
+	m.burdenOf(to.Service).budget.Request(upstream.Resolver.RetryBudget, m.sinceStart())
 	c, err := t.send()
 	if err != nil {
 		t.explain(err)
 		return
 	}
+	sticks.keep(upstream.Resolver.Affinity, c.res.Header, rec.dstRegion)
 	rule.Response.Apply(c.res.Header)
 	m.finishHTTP(x, rec, c)
 }
@@ -221,6 +231,8 @@ type trip struct {
 
 	deadline time.Time // of the whole; zero: none
 	retries  int       // used up
+	subset   string    // of the service; empty: all of it
+	sticks   affinity
 }
 
 // send goes through the plan until an instance has answered. The error is errNoInstance when there was nothing to try, errAnswered when
@@ -233,8 +245,12 @@ func (t *trip) send() (conveyed, error) {
 		search = earlier(search, t.deadline)
 	}
 	failure := errNoInstance
+	var last *step // that may be tried once more when there is no other
 	for {
 		s, ok := t.plan.next()
+		if !ok && last != nil {
+			s, ok, last = *last, true, nil
+		}
 		if !ok || spent(t.conn, search) != nil && t.retries == 0 {
 			break
 		}
@@ -260,6 +276,9 @@ func (t *trip) send() (conveyed, error) {
 		if c.final || t.conn.isOver() {
 			return conveyed{}, failure
 		}
+		if last = nil; c.again {
+			last = &s
+		}
 	}
 	if over := spent(t.conn, search); over != nil && errors.Is(failure, errNoInstance) {
 		failure = over
@@ -269,7 +288,7 @@ func (t *trip) send() (conveyed, error) {
 
 // way is how a try is sent.
 func (t *trip) way() l7.Way {
-	way := l7.Way{Deadline: t.deadline, Idle: httpIdle, Interim: t.x.Interim}
+	way := l7.Way{Deadline: t.deadline, Idle: httpIdle, Interim: t.x.Interim, Ends: t.conn.waits}
 	if t.rule.IdleTimeout > 0 {
 		way.Idle = t.rule.IdleTimeout.D()
 	}
@@ -285,26 +304,36 @@ func (t *trip) way() l7.Way {
 func (t *trip) sendHere(s step, search time.Time) (conveyed, error) {
 	m, upstream := t.mesh, t.plan.upstream
 	a := &ask{mesh: m, conn: t.conn, rec: t.rec, service: upstream.Service, pool: m.pool(t.plan.snap, s.Local), modes: onlyUsable,
-		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: search, two: speaksTwo(s.Local.Protocol())}
+		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: search, two: speaksTwo(s.Local.Protocol()), key: t.sticks.key,
+		resolver: &upstream.Resolver}
 	if s.why != dropNot {
 		a.modes = inPanic
+	}
+	if err := a.enter(t.subset); err != nil {
+		return conveyed{final: !errors.Is(err, errNoInstance)}, err
 	}
 	for {
 		c, err := a.try(t.x.Request, t.way())
 		if err != nil {
-			if errors.Is(err, errNoInstance) {
+			switch {
+			case errors.Is(err, errNoInstance):
 				t.plan.passOver(s, dropUnhealthy)
-				return conveyed{}, err
+			case errors.Is(err, errUnreached): // nobody has seen it: another region may
+			case t.again(err):
+				continue
 			}
-			if !t.again(err) {
-				return conveyed{final: true}, err
-			}
-			continue
+			a.leave()
+			return conveyed{final: !errors.Is(err, errNoInstance) && !errors.Is(err, errUnreached)}, err
 		}
 		if t.rule.Statuses[c.res.StatusCode] && t.again(nil) {
 			_ = c.res.Body.Close()
 			c.done(true)
 			continue
+		}
+		done := c.done
+		c.done = func(answered bool) {
+			done(answered)
+			a.leave()
 		}
 		return c, nil
 	}
@@ -315,11 +344,12 @@ func (t *trip) again(err error) bool {
 	retry := &t.rule.Retry
 	var refused *l7.RefusedError
 	var shut *tunnel.RefusedError
+	var malformed *http1.Error
 	safe := errors.As(err, &refused) || errors.As(err, &shut) || errors.Is(err, errUnreached)
 	switch {
 	case t.retries >= retry.Attempts, t.conn.isOver(), !t.deadline.IsZero() && !time.Now().Before(t.deadline), t.x.Begun():
 		return false
-	case !l7.Untouched(t.x.Request):
+	case !l7.Untouched(t.x.Request) || errors.As(err, &malformed):
 		return false
 	case !safe && !retry.AllMethods && !idempotent(t.x.Request.Method):
 		return false
@@ -335,6 +365,10 @@ func (t *trip) again(err error) bool {
 		if !listed(retry.On, reason) {
 			return false
 		}
+	}
+	upstream := t.plan.upstream
+	if !t.mesh.burdenOf(upstream.Service).budget.Retry(upstream.Resolver.RetryBudget, t.mesh.sinceStart()) {
+		return false
 	}
 	t.retries++
 	t.rec.retries++
@@ -363,35 +397,37 @@ func idempotent(method string) bool {
 func (t *trip) sendThere(s step) (conveyed, error) {
 	m, p := t.mesh, &t.plan
 	region := m.cfg.Balance.Region(p.upstream.Service, s.Region)
-	for {
-		k, err := t.client(s)
+	for fresh := false; ; {
+		k, err := t.client(s, fresh)
 		if err != nil {
 			p.passOver(s, dropNoPath)
 			return conveyed{}, err
 		}
-		t.conn.waits(k.Close)
-		res, err := k.Do(t.x.Request, t.way())
-		t.conn.waits(nil)
+		way := t.way()
+		t.tell(way.Deadline)
+		res, err := k.Do(t.x.Request, way)
+		l7.StripReserved(t.x.Request.Header) // an instance here may be next
 		if err != nil {
-			if t.failed(err, region) {
-				if k.Reused() && t.again(err) {
-					continue // the flow may have ended between two requests
-				}
-				return conveyed{final: !t.elsewhere(err)}, err
+			t.conn.waits(nil)
+			if k.Reused() && !fresh && t.unseen(err) {
+				fresh = true // the flow had ended between two requests
+				continue
 			}
-			return conveyed{}, err
+			return t.failed(err, s, region)
 		}
 		outcome := res.Header.Get(headerOutcome)
 		l7.StripReserved(res.Header)
 		switch {
 		case outcome == outcomeUnavailable && l7.Untouched(t.x.Request):
 			_ = res.Body.Close()
+			t.conn.waits(nil)
 			region.Failed(p.upstream.Resolver.Outlier)
 			return conveyed{}, &tunnel.RefusedError{Code: flow.RefusedUnavailable}
 		case outcome == outcomeDenied:
 			t.rec.flags = flagDenied
 		case t.rule.Statuses[res.StatusCode] && t.again(nil):
 			_ = res.Body.Close()
+			t.conn.waits(nil)
 			continue
 		default:
 			region.Served()
@@ -400,29 +436,47 @@ func (t *trip) sendThere(s step) (conveyed, error) {
 	}
 }
 
-// failed notes in region what a failed try says about it, and reports whether the request may have been seen there.
-func (t *trip) failed(err error, region *balance.Region) bool {
-	var refused *tunnel.RefusedError
-	if errors.As(err, &refused) {
-		if refused.Code == flow.RefusedUnavailable {
-			region.Failed(t.plan.upstream.Resolver.Outlier)
-		}
-		t.rec.retries++
-		return !l7.Untouched(t.x.Request)
-	}
-	region.Failed(t.plan.upstream.Resolver.Outlier)
-	return true
+// unseen reports whether err, of a connection that had been used before, can be taken for its end before the request, so that the
+// request is sent once more without counting.
+func (t *trip) unseen(err error) bool {
+	return !t.conn.isOver() && resendable(t.x.Request, err) && !t.conn.left()
 }
 
-// elsewhere reports whether the request may be sent to another region after err.
-func (t *trip) elsewhere(err error) bool { return t.again(err) }
+// resendable reports whether sending r again after err does no harm: it has not been processed, or may be twice.
+func resendable(r *http.Request, err error) bool {
+	var refused *l7.RefusedError
+	var malformed *http1.Error
+	return l7.Untouched(r) && (idempotent(r.Method) || errors.As(err, &refused)) && !timedOut(err) && !errors.As(err, &malformed)
+}
 
-// client returns a connection to the gateways of s, a used one if there is one.
-func (t *trip) client(s step) (*l7.Client, error) {
+// failed notes in region what a failed try in s says about it, and what may come next.
+func (t *trip) failed(err error, s step, region *balance.Region) (conveyed, error) {
+	outlier := t.plan.upstream.Resolver.Outlier
+	var refused *tunnel.RefusedError
+	switch {
+	case errors.As(err, &refused): // then nothing was delivered
+		t.rec.retries++
+		if refused.Code == flow.RefusedUnavailable {
+			region.Failed(outlier)
+		}
+		return conveyed{final: !l7.Untouched(t.x.Request)}, err
+	case !t.mesh.cfg.Tunnel.Path(s.Region).Up:
+		region.Down() // all that were under way fail at once: that is one failure, and not the region's
+	default:
+		region.Failed(outlier)
+	}
+	again := t.again(err)
+	return conveyed{final: !again, again: again}, err
+}
+
+// client returns a connection to the gateways of s, a used one if there is one and it need not be fresh.
+func (t *trip) client(s step, fresh bool) (*l7.Client, error) {
 	p := &t.plan
 	key := peerKey{p.who.id, p.who.assurance, p.upstream.Service, s.Region, speaksTwo(s.Service.Protocol)}
-	if k := t.mesh.http.pool.Get(key); k != nil {
-		return k, nil
+	if !fresh {
+		if k := t.mesh.http.pool.Get(key); k != nil {
+			return k, nil
+		}
 	}
 	open := flow.Open{Source: p.who.id, Assurance: uint8(p.who.assurance), Service: wireName(p.upstream.Service)}
 	_, _ = rand.Read(open.ID[:]) // never fails
@@ -460,6 +514,12 @@ func (o *opening) Read(b []byte) (int, error) {
 	return o.Conn.Read(b)
 }
 
+// Fit lets the pool know when requests had better go another way.
+func (o *opening) Fit() bool {
+	f, ok := o.flow.(interface{ Fit() bool })
+	return !ok || f.Fit()
+}
+
 // Close ends the flow as a reset: an end in order would promise that all was read.
 func (o *opening) Close() error {
 	o.flow.Abort()
@@ -475,13 +535,18 @@ func (t *trip) explain(err error) {
 	rec.endpoint = ""
 	if p.preferred == "" { // no candidate is allowed
 		rec.dstRegion, rec.peer = p.upstream.Candidates[0].Region, ""
-		rec.decision, rec.intention = "deny", p.refusal.Rule
-		m.metrics.decided(outbound, false, p.refusal.Rule)
+		rec.decision = "deny"
+		m.decided(rec, p.refusal)
 		m.refusedHTTP(t.x, rec, flagDenied, deniedHTTP(p.refusal), p.refusal.Reason)
 		return
 	}
 	rec.decision = "allow"
 	var refused *tunnel.RefusedError
+	var over *limitError
+	if errors.As(err, &over) {
+		m.refusedHTTP(t.x, rec, flagOverflow, over.response(), over.reason)
+		return
+	}
 	status, f, reason := http.StatusBadGateway, flagConnectFailed, err.Error()
 	switch e := t.conn.why(); {
 	case e != nil:
@@ -498,7 +563,7 @@ func (t *trip) explain(err error) {
 		status, f = http.StatusServiceUnavailable, refusalFlag(refused.Code)
 	case timedOut(err):
 		status, f = http.StatusGatewayTimeout, flagTimeout
-	case errors.Is(err, errUnreached):
+	case errors.Is(err, errUnreached), errors.Is(err, tunnel.ErrNoPath):
 		status = http.StatusServiceUnavailable
 	default:
 		f = flagUpstream

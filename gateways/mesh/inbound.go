@@ -93,6 +93,7 @@ func (m *Mesh) settle(ctx context.Context, a *arrival) callerConn {
 	resolver := m.resolver(snap, service)
 	instance, lease, err := m.dial(dialing{
 		conn: conn, service: service, pool: m.pool(snap, local), modes: whenAsked,
+		limit:   resolver.Limits.Connections,
 		timeout: resolver.ConnectTimeout.D(), deadline: rec.start.Add(acceptRounds * resolver.ConnectTimeout.D()), failed: func() {
 			if rec.retries++; rec.retries < maxReports {
 				_ = in.Report(flow.Outcome{Result: flow.ResultUnreachable})
@@ -141,8 +142,8 @@ func (m *Mesh) permit(snap *route.Snapshot, rec *record) (route.LocalTarget, *re
 	if of, found := snap.Local(rec.destination); found && of.Protocol().IsHTTP() {
 		decision = snap.AuthorizeAny(rec.source, rec.assurance, federation.Local, rec.destination)
 	}
-	rec.intention, rec.decision = decision.Rule, "deny"
-	m.metrics.decided(inbound, decision.Allowed, decision.Rule)
+	rec.decision = "deny"
+	m.decided(rec, decision)
 	local, found := snap.Inbound(rec.destination, rec.peer)
 	switch {
 	case !decision.Allowed: // first: in the log a forbidden call is one, whether or not there is such a service

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -31,22 +32,22 @@ func TestAccessLogLine(t *testing.T) {
 		start: time.Date(2026, 3, 1, 12, 30, 0, 7_000_000, time.FixedZone("", 3600)), took: 1500 * time.Microsecond, direction: outbound,
 		source: spiffeid.RequireFromString("spiffe://aws.mesh.internal/ns/shop/svc/web"), assurance: federation.AssuranceMTLS,
 		destination: federation.ServiceName{Namespace: "shop", Name: "checkout"}, srcRegion: "aws", dstRegion: "gcp", peer: "gcp",
-		endpoint: "checkout-1", upstream: "up", decision: "allow", intention: "web-checkout", flags: flagUpstream | flagRetries,
+		endpoint: "checkout-1", upstream: "up", client: netip.MustParseAddr("2001:db8::1"), decision: "allow", intention: "web-checkout", shadow: "strict", flags: flagUpstream | flagRetries,
 		failoverFrom: "azure", retries: 2, sent: 10, received: 20,
-		http: &httpRecord{method: "GET", target: "/a?token=secret", version: "HTTP/1.1", status: 502}, reason: "a \"quote\",\na line\x7f and \xff",
+		http: &httpRecord{method: "GET", target: "/a?token=secret", version: "HTTP/1.1", status: 502, id: "r-1"}, reason: "a \"quote\",\na line\x7f and \xff",
 	}
 	const want = `{"start_time":"2026-03-01T11:30:00.007Z","duration_ms":1.5,"direction":"outbound",` +
 		`"source":"spiffe://aws.mesh.internal/ns/shop/svc/web","assurance":"mtls","destination":"shop/checkout","src_region":"aws",` +
-		`"dst_region":"gcp","peer":"gcp","endpoint":"checkout-1","upstream":"up","decision":"allow","intention":"web-checkout",` +
+		`"dst_region":"gcp","peer":"gcp","endpoint":"checkout-1","upstream":"up","client":"2001:db8::1","decision":"allow","intention":"web-checkout","shadow":"strict",` +
 		`"response_flags":"UC,URX","failover_from":"azure","retries":2,"bytes_sent":10,"bytes_received":20,` +
-		`"protocol":"HTTP/1.1","method":"GET","path":"/a","status":502,` +
+		`"protocol":"HTTP/1.1","method":"GET","path":"/a","status":502,"request_id":"r-1",` +
 		`"reason":"a \"quote\",\u000aa line\u007f and ` + "\ufffd" + `"}` + "\n"
 	if got := string(r.append(nil)); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	const empty = `{"start_time":"0001-01-01T00:00:00.000Z","duration_ms":0,"direction":"","source":"","assurance":"none","destination":"",` +
-		`"src_region":"","dst_region":"","peer":"","endpoint":"","upstream":"","decision":"","intention":"","response_flags":"",` +
-		`"failover_from":"","retries":0,"bytes_sent":0,"bytes_received":0,"protocol":"","method":"","path":"","status":0,"reason":""}` + "\n"
+		`"src_region":"","dst_region":"","peer":"","endpoint":"","upstream":"","client":"","decision":"","intention":"","shadow":"","response_flags":"",` +
+		`"failover_from":"","retries":0,"bytes_sent":0,"bytes_received":0,"protocol":"","method":"","path":"","status":0,"request_id":"","reason":""}` + "\n"
 	if got := string((&record{}).append(nil)); got != empty {
 		t.Errorf("got\n%s\nwant\n%s", got, empty)
 	}
@@ -235,8 +236,13 @@ func TestSeriesAreBounded(t *testing.T) {
 	if n := testutil.CollectAndCount(m.opened); n != maxSeriesPeer+2 {
 		t.Errorf("another peer's caller found no room: %d label sets", n)
 	}
+	m.requested(&record{direction: inbound, srcRegion: "evil", http: &httpRecord{status: 200}}) // shares the room
+	m.requested(&record{direction: inbound, srcRegion: "good", http: &httpRecord{status: 999}})
+	if n := testutil.CollectAndCount(m.requests, "tradewind_http_requests_total"); n != 2 || m.total != maxSeriesPeer+2 {
+		t.Errorf("requests take %d label sets, total %d", n, m.total)
+	}
 	m.keep(func(k seriesKey) bool { return k.srcRegion == "good" })
-	if n := testutil.CollectAndCount(m.opened); n != 2 || m.total != 1 || m.count["evil"] != 0 {
+	if n := testutil.CollectAndCount(m.opened); n != 2 || m.total != 2 || m.count["evil"] != 0 {
 		t.Errorf("%d label sets are left, total %d, count %v", n, m.total, m.count)
 	}
 }

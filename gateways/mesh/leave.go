@@ -16,18 +16,21 @@ func (m *Mesh) PathsChanged() {
 	}
 }
 
-// leaveLost ends the open connections to regions without any session for which another candidate could serve now, and returns how
+// leaveLost ends the open connections and requests to regions without any session for which another candidate could serve now, and returns how
 // many.
 func (m *Mesh) leaveLost() int {
 	snap, ended := m.cfg.Table.Load(), 0
 	m.live.each(func(c *conn) {
 		c.mu.Lock()
-		region, carried := c.region, c.flow != nil
+		region, carried := c.region, c.flow != nil || c.request != nil && c.region != "" && c.region != snap.Region()
 		c.mu.Unlock()
 		if c.direction != outbound || !carried || c.pinned || m.cfg.Tunnel.Path(region).Sessions > 0 || !m.servedElsewhere(snap, c, region) {
 			return
 		}
 		ended++
+		if c.request != nil && c.giveUp() {
+			return // it may find the other by itself
+		}
 		c.end(ending{flow.ResetAborted, "no way to region " + string(region) + " is left, and another can serve"})
 	})
 	return ended

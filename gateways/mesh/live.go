@@ -59,6 +59,7 @@ type conn struct {
 	pair   *splice.Pair      // its bytes, once it has been connected
 	over   bool              // stop has been called for, and so will be every later one
 	cause  error             // of that
+	quit   bool              // of a request: the try that was under way was given up
 	ended  *ending           // why, if from here
 }
 
@@ -117,6 +118,28 @@ func (c *conn) waits(stop func()) {
 	if over && stop != nil {
 		stop()
 	}
+}
+
+// giveUp ends the try of a request that is under way, which may then be sent elsewhere. False: there is none.
+func (c *conn) giveUp() bool {
+	c.mu.Lock()
+	stop, pair := c.stop, c.pair
+	c.quit = stop != nil && pair == nil
+	quit := c.quit
+	c.mu.Unlock()
+	if quit {
+		stop()
+	}
+	return quit
+}
+
+// left reports whether the last try was given up from here, and forgets it.
+func (c *conn) left() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	quit := c.quit
+	c.quit = false
+	return quit
 }
 
 func (c *conn) isOver() bool {

@@ -94,6 +94,8 @@ type Mesh struct {
 	judge    chan struct{} // capacity 1
 	paths    chan struct{} // capacity 1: a way to a peer has gone up or down
 	serving  sync.WaitGroup
+	door     sync.RWMutex // between stopped and what enters
+	stopped  atomic.Bool  // Run has ended, or is about to
 	lot      splice.Lot
 }
 
@@ -110,6 +112,7 @@ func New(cfg Config) *Mesh {
 	}
 	m := &Mesh{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), live: newLive(),
 		judge: make(chan struct{}, 1), paths: make(chan struct{}, 1)}
+	m.http.epoch = time.Now()
 	m.listeners.bound = map[string]*listener{}
 	m.access = newAccessLog(cfg.AccessLog, cfg.Log, m.metrics.accessDropped)
 	m.failovers = failovers{gauge: m.metrics.failovers, log: cfg.Log, now: time.Now}
@@ -137,6 +140,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	m.watch(ctx)
 
 	m.listeners.stop()
+	m.shut()
 	m.live.each(func(c *conn) { c.end(stopping) })
 	m.serving.Wait()
 	m.http.pool.Close()
@@ -232,6 +236,11 @@ func (m *Mesh) forget(snap *route.Snapshot) {
 			k.direction == outbound && isPeer(k.dstRegion) && known(k.destination)
 	})
 	m.failovers.keep(known)
+	for k := range m.http.burdens.Range {
+		if !known(k.(federation.ServiceName)) {
+			m.http.burdens.Delete(k)
+		}
+	}
 }
 
 // Open is how many connections are open, both ways, those still being set up included.

@@ -2,6 +2,8 @@ package mesh
 
 import (
 	"errors"
+	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,7 +31,9 @@ var connectBuckets = []float64{.001, .0025, .005, .01, .025, .05, .075, .1, .25,
 type metrics struct {
 	opened, closed, bytes, refused *prometheus.CounterVec
 	connect                        *prometheus.HistogramVec
-	decisions                      *prometheus.CounterVec
+	decisions, shadows             *prometheus.CounterVec
+	requests                       *prometheus.CounterVec
+	duration                       *prometheus.HistogramVec
 	failovers                      *prometheus.GaugeVec
 	accessDropped                  prometheus.Counter
 	acceptErrors                   prometheus.Counter
@@ -38,6 +42,7 @@ type metrics struct {
 	mu       sync.Mutex
 	count    map[federation.Region]int // label sets taken, by the region of the caller
 	total    int
+	codes    sync.Map // requestKey -> *requestSeries; they count as label sets too
 	deciders sync.Map // decisionKey -> prometheus.Counter; bounded by the number of intentions ever known
 }
 
@@ -50,6 +55,11 @@ type seriesKey struct {
 	dstRegion   federation.Region
 }
 
+// labels are the values of seriesLabels.
+func (k seriesKey) labels() []string {
+	return []string{string(k.direction), callerName(k.source), string(k.srcRegion), k.destination.String(), string(k.dstRegion)}
+}
+
 // series is the handles for one seriesKey.
 type series struct {
 	opened, closed, sent, received prometheus.Counter
@@ -60,6 +70,7 @@ type decisionKey struct {
 	direction direction
 	allowed   bool
 	rule      string
+	shadow    bool // the rule is in shadow mode, and this is what it would have decided
 }
 
 var seriesLabels = []string{"direction", "source", "src_region", "destination", "dst_region"}
@@ -87,6 +98,15 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"direction", "destination", "dst_region"})),
 		decisions: counter("tradewind_intention_decisions_total", "Decisions on connections, by the intention that made them.",
 			"direction", "decision", "intention"),
+		shadows: counter("tradewind_intention_shadow_total", "Decisions that an intention in shadow mode would have turned round, by that intention.",
+			"direction", "would", "intention"),
+		requests: counter("tradewind_http_requests_total", "Requests that were answered, by the status of the answer.",
+			append(slices.Clone(seriesLabels), "code")...),
+		duration: register(r, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "tradewind_http_request_duration_seconds",
+			Help:    "From a request's head to the end of its answer, over all attempts.",
+			Buckets: connectBuckets,
+		}, []string{"direction", "destination", "dst_region"})),
 		failovers: register(r, prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "tradewind_failover_active", Help: "1 while calls to a service go to another region than the preferred one.",
 		}, []string{"destination", "from", "to"})),
@@ -117,16 +137,32 @@ func (m *metrics) of(key seriesKey) *series {
 	if s, found := m.series.Load(key); found {
 		return s.(*series)
 	}
-	if m.total >= maxSeries || key.direction == inbound && m.count[key.srcRegion] >= maxSeriesPeer {
+	if !m.take(key) {
 		return m.resolve(key.direction, overflowLabel, overflowLabel, overflowLabel, overflowLabel)
+	}
+	v := key.labels()
+	s := m.resolve(key.direction, v[1], v[2], v[3], v[4])
+	m.series.Store(key, s)
+	return s
+}
+
+// take counts one more label set for key; false: there are too many. The caller holds the lock, as with giveBack.
+func (m *metrics) take(key seriesKey) bool {
+	if m.total >= maxSeries || key.direction == inbound && m.count[key.srcRegion] >= maxSeriesPeer {
+		return false
 	}
 	m.total++
 	if key.direction == inbound {
 		m.count[key.srcRegion]++
 	}
-	s := m.resolve(key.direction, callerName(key.source), string(key.srcRegion), key.destination.String(), string(key.dstRegion))
-	m.series.Store(key, s)
-	return s
+	return true
+}
+
+func (m *metrics) giveBack(key seriesKey) {
+	m.total--
+	if key.direction == inbound {
+		m.count[key.srcRegion]--
+	}
 }
 
 func (m *metrics) resolve(d direction, source, srcRegion, destination, dstRegion string) *series {
@@ -159,28 +195,46 @@ func (m *metrics) keep(f func(seriesKey) bool) {
 			continue
 		}
 		m.series.Delete(key)
-		m.total--
-		if key.direction == inbound {
-			m.count[key.srcRegion]--
-		}
-		values := []string{string(key.direction), callerName(key.source), string(key.srcRegion), key.destination.String(), string(key.dstRegion)}
+		m.giveBack(key)
+		values := key.labels()
 		m.opened.DeleteLabelValues(values...)
 		m.closed.DeleteLabelValues(values...)
 		m.bytes.DeleteLabelValues(append([]string{"sent"}, values...)...)
 		m.bytes.DeleteLabelValues(append([]string{"received"}, values...)...)
 	}
+	for k := range m.codes.Range {
+		key := k.(requestKey)
+		if f(key.seriesKey) {
+			continue
+		}
+		m.codes.Delete(key)
+		m.giveBack(key.seriesKey)
+		m.requests.DeleteLabelValues(append(key.labels(), strconv.Itoa(key.code))...)
+	}
 }
 
 // decided counts one decision.
 func (m *metrics) decided(d direction, allowed bool, rule string) {
-	key := decisionKey{d, allowed, rule}
+	m.counted(decisionKey{direction: d, allowed: allowed, rule: rule})
+}
+
+// shadowed counts a decision that rule, in shadow mode, would have turned round; would is what it would have decided.
+func (m *metrics) shadowed(d direction, would bool, rule string) {
+	m.counted(decisionKey{direction: d, allowed: would, rule: rule, shadow: true})
+}
+
+func (m *metrics) counted(key decisionKey) {
 	c, found := m.deciders.Load(key)
 	if !found {
 		decision := "deny"
-		if allowed {
+		if key.allowed {
 			decision = "allow"
 		}
-		c, _ = m.deciders.LoadOrStore(key, m.decisions.WithLabelValues(string(d), decision, rule))
+		vec := m.decisions
+		if key.shadow {
+			vec = m.shadows
+		}
+		c, _ = m.deciders.LoadOrStore(key, vec.WithLabelValues(string(key.direction), decision, key.rule))
 	}
 	c.(prometheus.Counter).Inc()
 }

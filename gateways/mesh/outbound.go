@@ -33,7 +33,7 @@ func (m *Mesh) serveOutbound(ctx context.Context, c callerConn, who caller, done
 	}
 	rec := &record{
 		start: time.Now(), direction: outbound, source: who.id, assurance: who.assurance, srcRegion: m.cfg.Region,
-		destination: who.wants.Service, dstRegion: who.wants.Region, upstream: who.upstream,
+		destination: who.wants.Service, dstRegion: who.wants.Region, upstream: who.upstream, client: who.client,
 	}
 	conn := &conn{direction: outbound, source: who.id, assurance: who.assurance, chain: who.chain, service: who.wants.Service,
 		pinned: who.wants.Region != ""}
@@ -54,6 +54,12 @@ func (m *Mesh) serveOutbound(ctx context.Context, c callerConn, who caller, done
 		end()
 		return
 	}
+	if upstream.Protocol.IsHTTP() && who.client.IsValid() {
+		abort(c)
+		rec.flags, rec.reason = flagProtocol, "the service speaks HTTP, and its requests are judged one by one: reach it by host"
+		end()
+		return
+	}
 	if upstream.Protocol.IsHTTP() {
 		m.serveRequests(ctx, c, &who, conn)
 		rec.quiet = true // its requests are in the log
@@ -61,7 +67,7 @@ func (m *Mesh) serveOutbound(ctx context.Context, c callerConn, who caller, done
 		return
 	}
 	a := &attempt{
-		plan: plan{mesh: m, snap: snap, upstream: upstream, who: &who}, head: head{conn: c}, conn: conn, rec: rec,
+		plan: plan{mesh: m, snap: snap, upstream: upstream, who: &who}, head: headOf(c, who.first), conn: conn, rec: rec,
 		deadline: rec.start.Add(connectRounds * upstream.Resolver.ConnectTimeout.D()),
 	}
 	to, err := m.connect(ctx, a)
@@ -165,7 +171,7 @@ func (m *Mesh) connectHere(a *attempt, s step) (to target, final bool, err error
 	upstream := a.plan.upstream
 	d := dialing{
 		conn: a.conn, service: upstream.Service, pool: m.pool(a.plan.snap, s.Local), modes: onlyUsable,
-		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: a.deadline, failed: func() { a.rec.retries++ },
+		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: a.deadline, limit: upstream.Resolver.Limits.Connections, failed: func() { a.rec.retries++ },
 	}
 	if s.why != dropNot {
 		d.modes = inPanic
@@ -231,8 +237,8 @@ func (m *Mesh) connectThere(ctx context.Context, a *attempt, s step) (to target,
 
 // chosen records where the connection went, and whether that was the preferred region.
 func (m *Mesh) chosen(p *plan, s step, rec *record) {
-	rec.decision, rec.intention = "allow", s.decision.Rule
-	m.metrics.decided(outbound, true, s.decision.Rule)
+	rec.decision = "allow"
+	m.decided(rec, s.decision)
 	if s.Region != p.preferred {
 		rec.failoverFrom = p.preferred
 	}
@@ -247,8 +253,8 @@ func (m *Mesh) explainFailure(a *attempt, err error) {
 	rec.endpoint = ""
 	if p.preferred == "" { // no candidate is allowed
 		rec.dstRegion, rec.peer = p.upstream.Candidates[0].Region, ""
-		rec.decision, rec.intention, rec.flags, rec.reason = "deny", p.refusal.Rule, flagDenied, p.refusal.Reason
-		m.metrics.decided(outbound, false, p.refusal.Rule)
+		rec.decision, rec.flags, rec.reason = "deny", flagDenied, p.refusal.Reason
+		m.decided(rec, p.refusal)
 		return
 	}
 	rec.decision = "allow"

@@ -382,6 +382,7 @@ type entry struct {
 	Upstream     string `json:"upstream"`
 	Decision     string `json:"decision"`
 	Intention    string `json:"intention"`
+	Shadow       string `json:"shadow"`
 	Flags        string `json:"response_flags"`
 	FailoverFrom string `json:"failover_from"`
 	Retries      int    `json:"retries"`

@@ -146,3 +146,17 @@ func (s *Snapshot) AuthorizeRequest(
 ) policy.Decision {
 	return s.intentions.DecideRequest(src, assurance, s.real(dstRegion), dst, r)
 }
+
+// ExplainAny is AuthorizeAny with every intention that was considered.
+func (s *Snapshot) ExplainAny(
+	src spiffeid.ID, assurance federation.Assurance, dstRegion federation.Region, dst federation.ServiceName,
+) policy.Decision {
+	return s.intentions.ExplainAny(src, assurance, s.real(dstRegion), dst)
+}
+
+// ExplainRequest is AuthorizeRequest with every intention that was considered.
+func (s *Snapshot) ExplainRequest(
+	src spiffeid.ID, assurance federation.Assurance, dstRegion federation.Region, dst federation.ServiceName, r *match.Request,
+) policy.Decision {
+	return s.intentions.ExplainRequest(src, assurance, s.real(dstRegion), dst, r)
+}

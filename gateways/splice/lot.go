@@ -12,12 +12,8 @@ type Lot struct {
 	spots map[uint64]*Pair // by the spot of the direction
 }
 
-// The spots of a Pair's two directions differ in the lowest bit.
-const (
-	spotAToB uint64 = iota
-	spotBToA
-	spotBits = 1
-)
+// spotBToA is set in the spots of that direction.
+const spotBToA uint64 = 1
 
 // park makes the next bytes for d begin p.resume(d). It reports false when it has not.
 func (l *Lot) park(p *Pair, d *direction) bool {
@@ -29,8 +25,8 @@ func (l *Lot) park(p *Pair, d *direction) bool {
 	if !l.ready {
 		return false
 	}
-	l.last++
-	spot := l.last<<spotBits | spotAToB
+	l.last += 2
+	spot := l.last
 	if d == &p.bToA {
 		spot |= spotBToA
 	}

@@ -10,6 +10,8 @@ const (
 	VerdictAllowed     Verdict = "allowed"     // a connection would be made
 	VerdictDenied      Verdict = "denied"      // an intention, or the lack of one, refuses it, here or at the peer
 	VerdictUnreachable Verdict = "unreachable" // allowed, but nobody could serve it now
+	VerdictAnswered    Verdict = "answered"    // a request: a rule of the route answers it
+	VerdictRefused     Verdict = "refused"     // a request: it is not well-formed
 )
 
 // Explanation says what would happen to a connection now, and why. It is made by the same code that decides connections.
@@ -21,13 +23,16 @@ type Explanation struct {
 	Reason      string             `json:"reason"`       // the verdict in one sentence
 	Fix         string             `json:"fix,omitempty"`
 	Caller      ExplainedCaller    `json:"caller"`
-	Destination string             `json:"destination"`
+	Destination string             `json:"destination"`        // where a rule splits requests, that of the share explained
 	Exported    *bool              `json:"exported,omitempty"` // to the caller's region, when that is a peer
 	Decision    ExplainedDecision  `json:"decision"`           // of this region; without a rule when nobody was in the running
 	Candidates  List[Candidate]    `json:"candidates"`         // in the order they are tried, then those that are not
 	LeftOut     []LeftOut          `json:"left_out,omitempty"` // workloads here that say they are the destination and are not used
 	Remote      *ExplainedDecision `json:"remote,omitempty"`   // of the peer that would be tried first, when it answered
 	RemoteError string             `json:"remote_error,omitempty"`
+	Conditional bool               `json:"conditional,omitempty"` // no request was given, and only certain ones are allowed
+	Request     *Forecast          `json:"request,omitempty"`     // when one was given and somebody looks at it
+	Notes       []string           `json:"notes,omitempty"`       // what limits the answer
 }
 
 // LeftOut is a workload that a provider lists and that is not used.
@@ -51,7 +56,48 @@ type ExplainedDecision struct {
 	Rule    string               `json:"rule,omitempty"` // the intention that decided; "default" when none matched
 	Code    federation.Code      `json:"code,omitempty"` // why it is denied
 	Reason  string               `json:"reason,omitempty"`
-	Matched List[ExplainedMatch] `json:"matched"` // every intention that speaks of the destination, in order of precedence
+	Shadow  string               `json:"shadow,omitempty"` // an intention in shadow mode that would have decided otherwise
+	Matched List[ExplainedMatch] `json:"matched"`          // every intention that speaks of the destination, in order of precedence
+
+	Conditional bool `json:"conditional,omitempty"` // the intention that decided speaks of certain requests only
+}
+
+// HTTPRequest is a request in words.
+type HTTPRequest struct {
+	Method string              `json:"method"`
+	Target string              `json:"target"` // path and query
+	Host   string              `json:"host"`   // default: the destination's name
+	Header map[string][]string `json:"header,omitempty"`
+}
+
+// Forecast says what would become of a request.
+type Forecast struct {
+	Request   HTTPRequest           `json:"request"`             // as the gateway reads it
+	Status    int                   `json:"status,omitempty"`    // of the answer, when the gateway gives it by itself
+	Location  string                `json:"location,omitempty"`  // where that leads to
+	Rule      *federation.RouteRule `json:"rule,omitempty"`      // the rule of the route that matches
+	Before    []RuleNotMatched      `json:"before,omitempty"`    // those before it
+	More      int                   `json:"more,omitempty"`      // how many there were before those
+	Forwarded *HTTPRequest          `json:"forwarded,omitempty"` // what intentions judge and an instance sees
+	Shares    []Share               `json:"shares,omitempty"`    // where it goes
+}
+
+// RuleNotMatched is a rule of a route, and why a request does not match it.
+type RuleNotMatched struct {
+	Rule   string `json:"rule"`
+	Reason string `json:"reason"`
+}
+
+// Share is one of the places that the requests of a rule go to.
+type Share struct {
+	Destination string            `json:"destination"`
+	Subset      string            `json:"subset,omitempty"`
+	Prefers     federation.Region `json:"prefers,omitempty"`
+	Percent     float64           `json:"percent"` // of the requests
+	Verdict     Verdict           `json:"verdict"`
+	At          federation.Region `json:"at"`
+	Reason      string            `json:"reason"`
+	Region      federation.Region `json:"region,omitempty"` // that would be tried first
 }
 
 // ExplainedMatch is one intention that was weighed.

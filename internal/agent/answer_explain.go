@@ -14,6 +14,13 @@ import (
 
 // Explain implements admin.Answers: the data path itself says what it would do.
 func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Explanation, error) {
+	if r.Source == "" {
+		caller, err := a.onlyCaller(r.Destination)
+		if err != nil {
+			return nil, err
+		}
+		r.Source = caller
+	}
 	source, err := a.sourceOf(r.Source)
 	if err != nil {
 		return nil, notUnderstood("caller", r.Source, "write \"web\", \"shop/web\", \"web@region\" or a SPIFFE ID", err)
@@ -22,13 +29,15 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 	if err != nil {
 		return nil, notUnderstood("destination", r.Destination, "write \"checkout\", \"shop/checkout\" or \"checkout@region\"", err)
 	}
-	e, err := a.mesh.Explain(ctx, mesh.ExplainRequest{Source: source, Destination: destination, Assurance: r.Assurance})
+	e, err := a.mesh.Explain(ctx, mesh.ExplainRequest{Source: source, Destination: destination, Assurance: r.Assurance,
+		Request: asked(r.Request, destination)})
 	if err != nil {
 		return nil, notUnderstood("caller", r.Source, "see who is known: tradewind peer list", err)
 	}
 	out := &admin.Explanation{Verdict: admin.Verdict(e.Verdict), Region: e.Region, At: e.At, View: e.Snapshot, Reason: e.Reason,
 		Caller:      admin.ExplainedCaller{ID: e.Caller.ID, Region: e.Caller.Service.Region, Assurance: e.Caller.Assurance},
-		Destination: e.Destination.String(), Exported: e.Exported, Decision: a.decision(e.Region, e.Decision), RemoteError: e.RemoteError}
+		Destination: e.Destination.String(), Exported: e.Exported, Decision: a.decision(e.Region, e.Decision), RemoteError: e.RemoteError,
+		Conditional: e.Conditional, Request: forecast(e.Request), Notes: e.Notes}
 	for _, c := range e.Candidates {
 		out.Candidates = append(out.Candidates, candidate(c))
 	}
@@ -36,7 +45,8 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 		out.LeftOut = a.leftOut(destination.Service)
 	}
 	if e.Remote != nil {
-		out.Remote = &admin.ExplainedDecision{Region: e.At, Allowed: e.Remote.Verdict == "allowed", Rule: e.Remote.Rule}
+		out.Remote = &admin.ExplainedDecision{Region: e.At, Allowed: e.Remote.Verdict == "allowed", Rule: e.Remote.Rule,
+			Shadow: e.Remote.Shadow, Conditional: e.Remote.Conditional}
 		for _, c := range e.Candidates {
 			if c.Chosen {
 				out.Remote.Region = c.Region
@@ -44,7 +54,7 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 		}
 	}
 	if out.Verdict == admin.VerdictDenied {
-		out.Fix = a.howToAllow(e, source, destination)
+		out.Fix = a.howToAllow(e, source, e.Destination)
 	}
 	return out, nil
 }
@@ -101,7 +111,8 @@ func (e errUnknownDomain) Error() string {
 
 // decision turns a policy decision into the API's, with the place each rule was read from.
 func (a *Agent) decision(region federation.Region, d policy.Decision) admin.ExplainedDecision {
-	out := admin.ExplainedDecision{Region: region, Allowed: d.Allowed, Rule: d.Rule, Code: d.Code, Reason: d.Reason}
+	out := admin.ExplainedDecision{Region: region, Allowed: d.Allowed, Rule: d.Rule, Code: d.Code, Reason: d.Reason,
+		Shadow: d.Shadow, Conditional: d.Conditional}
 	for _, m := range d.Matched {
 		match := admin.ExplainedMatch{Rule: m.Rule, Action: m.Action, Decided: m.Decided, Reason: m.Reason}
 		if r, err := a.plane.Get(federation.Key{Kind: federation.KindIntention, Name: m.Rule}); err == nil {

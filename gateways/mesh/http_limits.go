@@ -1,0 +1,116 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/gateways/l7"
+	"github.com/tradewind-mesh/tradewind/gateways/limit"
+)
+
+// maxCallers is how many callers of a service a rate for each caller tells apart: far above the number of services of a mesh.
+const maxCallers = 10_000
+
+// burden is what a service has to bear of requests, here.
+type burden struct {
+	budget limit.Budget
+	gate   limit.Gate
+	peers  sync.Map // federation.Region -> *limit.Gate
+	rates  sync.Map // federation.RateLimit -> *limit.Rates or *limit.Rate; as many as resources ever had
+}
+
+// burdenOf returns the burden of service.
+func (m *Mesh) burdenOf(service federation.ServiceName) *burden {
+	if b, found := m.http.burdens.Load(service); found {
+		return b.(*burden)
+	}
+	b, _ := m.http.burdens.LoadOrStore(service, &burden{})
+	return b.(*burden)
+}
+
+// sinceStart is the clock of the limits.
+func (m *Mesh) sinceStart() time.Duration { return time.Since(m.http.epoch) }
+
+// limitError says that a request is more than a service has to bear.
+type limitError struct {
+	status int           // 429: the caller asks too often; 503: too many ask
+	wait   time.Duration // until it is worth while to ask again
+	reason string
+}
+
+func (e *limitError) Error() string { return e.reason }
+
+// response is what the caller is told.
+func (e *limitError) response() *http.Response {
+	res := l7.Text(e.status, e.reason)
+	res.Header["Retry-After"] = []string{strconv.Itoa(max(1, int(math.Ceil(e.wait.Seconds()))))}
+	return res
+}
+
+// admit lets a request to a service of this region in, within the limits of its resolver, and returns what is to be called when it is
+// over. It waits for room no longer than until. The error is a *limitError, or says that conn has ended.
+func (m *Mesh) admit(conn *conn, r *federation.Resolver, until time.Time) (leave func(), err error) {
+	if len(r.RateLimits) == 0 && r.Limits == (federation.Limits{}) {
+		return func() {}, nil
+	}
+	b := m.burdenOf(conn.service)
+	for _, per := range []federation.RatePer{federation.PerCaller, federation.PerService} { // who asks too often must not use up what others may
+		for _, l := range r.RateLimits {
+			if l.Per != per {
+				continue
+			}
+			if wait, ok := b.take(l, conn.source.String(), m.sinceStart()); !ok {
+				return nil, &limitError{http.StatusTooManyRequests, wait, fmt.Sprintf("more than %s for each %s", l.Rate, l.Per)}
+			}
+		}
+	}
+	ctx, stop := context.WithDeadline(context.Background(), until)
+	defer stop()
+	conn.waits(stop)
+	defer conn.waits(nil)
+	leave = func() {}
+	if n := r.Limits.PerPeerRequests; n > 0 && conn.peer != "" {
+		g, _ := b.peers.LoadOrStore(conn.peer, &limit.Gate{})
+		gate := g.(*limit.Gate)
+		if err := gate.Enter(ctx, n, 0); err != nil {
+			return nil, &limitError{http.StatusServiceUnavailable, time.Second, fmt.Sprintf("more than %d requests of region %s at once", n, conn.peer)}
+		}
+		leave = gate.Leave
+	}
+	if n := r.Limits.Requests; n > 0 {
+		if err := b.gate.Enter(ctx, n, r.Limits.Pending); err != nil {
+			leave()
+			return nil, &limitError{http.StatusServiceUnavailable, time.Second, fmt.Sprintf("more than %d requests at once: %v", n, err)}
+		}
+		before := leave
+		leave = func() {
+			b.gate.Leave()
+			before()
+		}
+	}
+	return leave, nil
+}
+
+func (b *burden) take(l federation.RateLimit, caller string, now time.Duration) (wait time.Duration, ok bool) {
+	held, found := b.rates.Load(l)
+	if !found {
+		if l.Per == federation.PerCaller {
+			held, _ = b.rates.LoadOrStore(l, limit.NewRates(maxCallers))
+		} else {
+			held, _ = b.rates.LoadOrStore(l, &limit.Rate{})
+		}
+	}
+	switch r := held.(type) {
+	case *limit.Rates:
+		return r.Take(caller, l, now)
+	case *limit.Rate:
+		return r.Take(l, now)
+	}
+	return 0, true
+}

@@ -1,0 +1,87 @@
+package config
+
+import (
+	"net/netip"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+)
+
+type ingressBlock struct {
+	Name        string             `hcl:"name,label"`
+	At          hcl.Range          `hcl:",def_range"`
+	Listen      string             `hcl:"listen"`
+	Identity    string             `hcl:"identity"`
+	TLS         []tlsBlock         `hcl:"tls,block"`
+	Hosts       []hostBlock        `hcl:"host,block"`
+	Passthrough []passthroughBlock `hcl:"passthrough,block"`
+	TCP         string             `hcl:"tcp,optional"`
+
+	HTTP3          bool     `hcl:"http3,optional"`
+	HTTPSRedirect  bool     `hcl:"https_redirect,optional"`
+	ProxyProtocol  bool     `hcl:"proxy_protocol,optional"`
+	TrustedProxies []string `hcl:"trusted_proxies,optional"`
+
+	MaxBody                 string `hcl:"max_body,optional"`
+	MaxHeader               string `hcl:"max_header,optional"`
+	MaxConnections          int    `hcl:"max_connections,optional"`
+	MaxConnectionsPerClient int    `hcl:"max_connections_per_client,optional"`
+}
+
+type tlsBlock struct {
+	Certificate string `hcl:"certificate"`
+	Key         string `hcl:"key"`
+}
+
+type hostBlock struct {
+	Name    string        `hcl:"name,label"`
+	At      hcl.Range     `hcl:",def_range"`
+	Service string        `hcl:"service,optional"`
+	Paths   []prefixBlock `hcl:"path_prefix,block"`
+}
+
+type prefixBlock struct {
+	Prefix  string    `hcl:"prefix,label"`
+	At      hcl.Range `hcl:",def_range"`
+	Service string    `hcl:"service"`
+}
+
+type passthroughBlock struct {
+	Name    string    `hcl:"name,label"`
+	At      hcl.Range `hcl:",def_range"`
+	Service string    `hcl:"service"`
+}
+
+func (c converter) ingress(b ingressBlock) {
+	spec := &federation.Ingress{Listen: b.Listen, HTTP3: b.HTTP3, HTTPSRedirect: b.HTTPSRedirect, ProxyProtocol: b.ProxyProtocol,
+		MaxConnections: b.MaxConnections, MaxConnectionsPerClient: b.MaxConnectionsPerClient}
+	c.text("identity", b.Identity, &spec.Identity, b.At)
+	c.text("tcp", b.TCP, &spec.TCP, b.At)
+	c.text("max_body", b.MaxBody, &spec.MaxBody, b.At)
+	c.text("max_header", b.MaxHeader, &spec.MaxHeader, b.At)
+	for _, t := range b.TLS {
+		spec.TLS = append(spec.TLS, federation.IngressTLS(t))
+	}
+	for _, h := range b.Hosts {
+		host := federation.IngressHost{Name: h.Name}
+		c.text("service of a host", h.Service, &host.Service, h.At)
+		for _, p := range h.Paths {
+			path := federation.IngressPath{Prefix: p.Prefix}
+			c.text("service of a path_prefix", p.Service, &path.Service, p.At)
+			host.Paths = append(host.Paths, path)
+		}
+		spec.Hosts = append(spec.Hosts, host)
+	}
+	for _, p := range b.Passthrough {
+		through := federation.IngressPassthrough{Name: p.Name}
+		c.text("service of a passthrough", p.Service, &through.Service, p.At)
+		spec.Passthrough = append(spec.Passthrough, through)
+	}
+	for _, network := range b.TrustedProxies {
+		var p netip.Prefix
+		c.text("trusted_proxies", network, &p, b.At)
+		spec.TrustedProxies = append(spec.TrustedProxies, p)
+	}
+	c.put(federation.KindIngress, b.Name, b.At, spec)
+}
