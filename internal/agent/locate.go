@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 	"unicode"
@@ -101,12 +102,26 @@ func (a *Agent) locate(ctx context.Context) {
 		a.log.Debug("no metadata service says where this process runs", "reason", err.Error()) // as everywhere outside the three clouds
 		return
 	}
-	// What the metadata service says is where the process is; what the environment says, where tools are to work.
-	here := merge(presumed(cfg, func(string) string { return "" }).Location, found)
+	said := presumed(cfg, os.Getenv).Location
+	here, agreed := reconcile(said, found)
+	if !agreed {
+		a.log.Warn("configuration or environment says another place than the metadata service", "provider", said.Provider,
+			"cloud_region", said.Region, "metadata_provider", found.Provider, "metadata_region", found.Region)
+	}
 	if err := a.settleAt(whereabouts{here, zoneOf(cfg, here)}); err != nil {
 		a.log.Warn("the zone of this process cannot be used", "error", err)
 	}
 	a.log.Info("located", "provider", here.Provider, "cloud_region", here.Region, "zone", here.Zone, "zone_id", here.ZoneID, "instance", here.Instance)
+}
+
+// reconcile fills in what was said from what the metadata service has found, and reports whether the two agree. What was said counts
+// first, and a zone of another region than that would send traffic astray.
+func reconcile(said, found admin.Location) (here admin.Location, agreed bool) {
+	agreed = cmp.Or(said.Provider, found.Provider) == found.Provider && cmp.Or(said.Region, found.Region) == found.Region
+	if !agreed {
+		found = admin.Location{Instance: found.Instance}
+	}
+	return merge(said, found), agreed
 }
 
 // askAll asks all at once and returns the first good answer, after all of them have ended.

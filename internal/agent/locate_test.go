@@ -64,6 +64,23 @@ func TestMergeKeepsAZoneAndItsIDTogether(t *testing.T) {
 	}
 }
 
+func TestWhatWasSaidCountsBeforeTheMetadata(t *testing.T) {
+	found := admin.Location{Provider: "aws", Region: "eu-west-1", Zone: "eu-west-1b", ZoneID: "euw1-az2", Instance: "i-1", Account: "1"}
+	for _, c := range []struct {
+		said, want admin.Location
+		agreed     bool
+	}{
+		{admin.Location{}, found, true},
+		{admin.Location{Provider: "aws", Region: "eu-west-1"}, found, true},
+		{admin.Location{Provider: "aws", Region: "us-east-1"}, admin.Location{Provider: "aws", Region: "us-east-1", Instance: "i-1"}, false},
+		{admin.Location{Provider: "gcp"}, admin.Location{Provider: "gcp", Instance: "i-1"}, false},
+	} {
+		if got, agreed := reconcile(c.said, found); got != c.want || agreed != c.agreed {
+			t.Errorf("said %+v: %+v, %v", c.said, got, agreed)
+		}
+	}
+}
+
 func TestTheFirstGoodAnswerWins(t *testing.T) {
 	type locate = func(context.Context) (admin.Location, error)
 	after := func(d time.Duration, l admin.Location, err error) locate {

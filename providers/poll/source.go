@@ -151,7 +151,7 @@ func (s *Source) restore() {
 // publishForever publishes what is in the book, until ctx ends.
 func (s *Source) publishForever(ctx context.Context, publish func([]federation.Instance)) {
 	var set []federation.Instance
-	var last time.Time
+	var last, lastChange time.Time // what only confirms the set must not put off the next change
 	gap := s.cfg.Gap
 	pending := false
 	delay := time.NewTimer(0)
@@ -164,7 +164,7 @@ func (s *Source) publishForever(ctx context.Context, publish func([]federation.I
 			return
 		case <-s.wake:
 			if !pending { // else a provider that always has news would never be heard
-				delay.Reset(max(s.cfg.Gap/settleShare, gap-time.Since(last)))
+				delay.Reset(max(s.cfg.Gap/settleShare, gap-time.Since(lastChange)))
 				pending = true
 			}
 			continue
@@ -196,6 +196,9 @@ func (s *Source) publishForever(ctx context.Context, publish func([]federation.I
 		if ctx.Err() == nil && (changed || last.IsZero() || news && time.Since(last) >= min(confirmLeast, s.cfg.Interval)) {
 			publish(set)
 			last = time.Now()
+			if changed {
+				lastChange = last
+			}
 			gap = max(s.cfg.Gap, gapShare*last.Sub(begun))
 		}
 	}
