@@ -27,8 +27,8 @@ import (
 
 // This file has the words of the stories that move bytes.
 
-// serve starts a server in the test's own process. One of kind http answers every request with "SERVICE in REGION"; one of
-// kind echo sends back what it gets.
+// serve starts a server in the test's own process. One of kind http answers every request with "SERVICE in REGION"; one of kind told adds
+// what it was asked; one of kind echo sends back what it gets.
 func (s *story) serve(args []string) (said, error) {
 	region, service := args[0], args[1]
 	address := s.ts.Getenv(variable(region, service)) // again, after unserve
@@ -47,8 +47,12 @@ func (s *story) serve(args []string) (said, error) {
 		s.closer(region, service, echo(l))
 		return said{}, nil
 	}
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, "%s in %s\n", service, region)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		told := ""
+		if len(args) == 3 && args[2] == "told" {
+			told = fmt.Sprintf(": %s %s%s", r.Method, r.Host, r.RequestURI)
+		}
+		fmt.Fprintf(w, "%s in %s%s\n", service, region, told)
 	}))
 	server.Listener.Close()
 	server.Listener = l
@@ -102,6 +106,27 @@ func (s *story) get(args []string) (said, error) {
 		return said{err: err.Error() + "\n"}, err
 	}
 	return answered(res)
+}
+
+// request sends one request as curl -i would.
+func (s *story) request(args []string) (said, error) {
+	req, err := http.NewRequest(args[0], args[1], nil)
+	if err != nil {
+		return said{}, err
+	}
+	for _, h := range args[2:] {
+		name, value, _ := strings.Cut(h, ":")
+		req.Header.Add(name, value)
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	res, err := client.Do(req)
+	if err != nil {
+		return said{err: err.Error() + "\n"}, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	return said{out: fmt.Sprintf("%d %s\n%s", res.StatusCode, res.Header.Get("Location"), body)}, err
 }
 
 // call calls a method of the admin API as curl would.

@@ -63,4 +63,10 @@ about to appear, and a spelling mistake otherwise.`},
 that name.`},
 	{"TW-1223", "Two intentions say something about the same call", `Two intentions have the same source and destination. A deny counts before an allow, and of two allows the one that requires
 more; the other one has no effect. Keep one of them.`},
+	{"TW-1224", "Something is said about requests that nobody looks into", `A route, or an intention with http blocks, is for a service that is carried as
+tcp: gateways do not look into what is sent. No rule of the route is asked. An allow for certain requests allows nothing, and a deny denies every
+connection, because requests cannot be told apart. Declare how the service speaks: protocol = "http", "http2" or "grpc" in its service resource, or by the
+tag mesh/protocol.`},
+	{"TW-1225", "A subset is named that no resolver defines", `A rule of a route sends requests to a subset of a service's instances. Subsets are defined, by the labels
+of their instances, in the resolver of that service; without the definition there is nobody to send the requests to.`},
 }

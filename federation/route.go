@@ -90,10 +90,10 @@ type Retry struct {
 	Attempts   int       `json:"attempts,omitempty"`    // beyond the first; default 2
 	On         []RetryOn `json:"on,omitempty"`          // default: the three reasons above
 	AllMethods bool      `json:"all_methods,omitempty"` // also methods that are not idempotent: the service must be made for it
-	Hedge      bool      `json:"hedge,omitempty"`       // send a second try when the first is slower than 95 % of its kind
 }
 
-// Mirror sends a copy of some requests elsewhere; the answers are thrown away.
+// Mirror sends a copy of some requests elsewhere; the answers are thrown away. Requests with a body are not copied, nor any while many
+// copies are under way: a copy must not hold up what it copies.
 type Mirror struct {
 	Service ServiceName `json:"service"`
 	Percent float64     `json:"percent,omitempty"` // default 100

@@ -19,8 +19,8 @@ func (c *cli) explainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "explain SOURCE DESTINATION", Short: "Say why a call is allowed, denied, and where it goes", Args: takes(2, 2),
 		Long: `Say what would happen to a call now, and why: who the caller is, which intention decides here and at the peer that would
-serve it, and which endpoints are in the running. Of a service that speaks HTTP, --method, --path, --header and --host ask about one request:
-which rule of the route matches, what is forwarded, and who may. The answer comes from the code that decides connections and requests. The
+serve it, and which endpoints are in the running. Of a service that speaks HTTP, --method, --path, --header and --host ask about one
+request: which rule of the route matches, what is forwarded, and who may. The answer comes from the code that decides connections and requests. The
 exit code is 6 when the call is denied, or the request is not well-formed, and 5 when it is allowed but nobody can serve it.`,
 		Example: `  tradewind explain web checkout
   tradewind explain web@gcp-europe-west1 checkout      # a caller of another region
@@ -95,8 +95,10 @@ func explainScreen(s *screen, e *admin.Explanation) {
 	if e.Request != nil {
 		forecastLines(s, e.Request)
 	}
-	decisionLines(s, "intention", e.Decision)
-	shadowLine(s, e.Decision)
+	here := e.Decision
+	here.Conditional = here.Conditional && e.Request == nil // of a request that has come it is said for good
+	decisionLines(s, "intention", here)
+	shadowLine(s, here)
 	for i, cand := range e.Candidates {
 		label := "route"
 		if i > 0 {
@@ -135,6 +137,9 @@ func decisionLines(s *screen, label string, d admin.ExplainedDecision) {
 	line := fmt.Sprintf("%s %s", s.paint(st, glyph), word)
 	if d.Rule != "" {
 		line += fmt.Sprintf(" by %q", d.Rule)
+	}
+	if d.Conditional && d.Allowed {
+		line += " for certain requests"
 	}
 	decided := slices.ContainsFunc(d.Matched, func(m admin.ExplainedMatch) bool { return m.Decided })
 	if d.Reason != "" && !decided { // the line of the one that decided has the reason

@@ -94,7 +94,7 @@ func forecastLines(s *screen, f *admin.Forecast) {
 	case f.Forwarded != nil && len(f.Shares) > 0:
 		row("→", "none matches: it goes to the service")
 	}
-	if f.Forwarded != nil && (f.Forwarded.Method != f.Request.Method || f.Forwarded.Target != f.Request.Target || f.Forwarded.Host != f.Request.Host) {
+	if f.Forwarded != nil && requestText(*f.Forwarded) != requestText(f.Request) {
 		s.line("  forwarded  %s", requestText(*f.Forwarded))
 	}
 	if len(f.Shares) < 2 && !slices.ContainsFunc(f.Shares, func(s admin.Share) bool { return s.Subset != "" }) {

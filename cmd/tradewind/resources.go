@@ -18,16 +18,17 @@ const owner = "cli" // who the region's store remembers as the writer of what th
 
 // parseKind reads a kind of resource; the plural is forgiven.
 func parseKind(s string) (federation.Kind, error) {
-	kind := federation.Kind(strings.TrimSuffix(s, "s"))
-	if federation.NewSpec(kind) == nil {
-		return "", usage(fmt.Sprintf("kind %q is unknown", s), fmt.Sprintf("use one of %s", joined(federation.Kinds())))
+	for _, plural := range []string{"", "s", "es"} {
+		if kind := federation.Kind(strings.TrimSuffix(s, plural)); federation.NewSpec(kind) != nil {
+			return kind, nil
+		}
 	}
-	return kind, nil
+	return "", usage(fmt.Sprintf("kind %q is unknown", s), fmt.Sprintf("use one of %s", joined(federation.Kinds())))
 }
 
 func (c *cli) getCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "get [KIND [NAME]]", Short: "Show resources: services, exports, intentions, resolvers, routes, upstreams", Args: takes(0, 2),
+		Use: "get [KIND [NAME]]", Short: "Show resources: services, exports, intentions, resolvers, routes, upstreams, ingresses", Args: takes(0, 2),
 		Long: `Show resources as the region stores them. One resource is shown in full, several as a table; -o hcl and -o json write what
 "tradewind apply -f" reads.`,
 		Example:           "  tradewind get\n  tradewind get intention web-checkout\n  tradewind get -o hcl > all.hcl",
@@ -127,6 +128,12 @@ func summary(spec federation.Spec) string {
 		return count(len(s.Rules), "rule")
 	case *federation.Upstream:
 		return fmt.Sprintf("%s → %v as %v", s.Listen, s.Service, s.Caller)
+	case *federation.Ingress:
+		var to []string
+		for _, service := range s.Services() {
+			to = append(to, service.String())
+		}
+		return fmt.Sprintf("%s → %s as %v", s.Listen, joined(to), s.Identity)
 	}
 	return ""
 }

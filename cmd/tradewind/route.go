@@ -14,8 +14,8 @@ import (
 )
 
 func (c *cli) routeCommand() *cobra.Command {
-	cmd := group("route", "Show what becomes of requests, and try it", `Show the routes of services that speak HTTP, and say what would become of a
-request, without sending one. Routes are changed by "tradewind apply".`,
+	cmd := group("route", "Show what becomes of requests, and try it", `Show the routes of services that speak HTTP, and say what would become
+of a request, without sending one. Routes are changed by "tradewind apply".`,
 		&cobra.Command{
 			Use: "list", Aliases: []string{"ls"}, Short: "List routes", Args: takes(0, 0),
 			RunE: c.withGateway(usualTimeout, c.listRoutes),
@@ -40,7 +40,8 @@ func (c *cli) listRoutes(ctx context.Context, gw *admin.Client, _ []string) erro
 	for _, r := range res.Resources {
 		names = append(names, r.Name)
 		if route, ok := r.Spec.(*federation.Route); ok {
-			rows = append(rows, []cell{{text: r.Name, style: strong}, {text: strconv.Itoa(len(route.Rules))}, {text: ruleNames(route)}, {text: r.Owner}})
+			rows = append(rows, []cell{{text: r.Name, style: strong}, {text: strconv.Itoa(len(route.Rules))}, {text: ruleNames(route)},
+				{text: r.Owner}})
 		}
 	}
 	return c.emit(answer{value: res, items: listOf(res.Resources), names: names, table: func(s *screen) {
@@ -84,7 +85,8 @@ func (c *cli) showRoute(ctx context.Context, gw *admin.Client, args []string) er
 	for i := range route.Rules {
 		rule := &route.Rules[i]
 		names = append(names, rule.Name)
-		rows = append(rows, []cell{{text: strconv.Itoa(i + 1)}, {text: rule.Name, style: strong}, {text: matchesText(rule.Match)}, {text: doesText(rule)}})
+		rows = append(rows, []cell{{text: strconv.Itoa(i + 1)}, {text: rule.Name, style: strong}, {text: matchesText(rule.Match)},
+			{text: doesText(rule)}})
 	}
 	err = c.emit(answer{value: res.Resource, names: names, table: func(s *screen) {
 		s.table([]string{"#", "RULE", "REQUESTS", "WHAT IT DOES"}, rows)

@@ -123,15 +123,6 @@ func (c *checker) hasLocal(name federation.ServiceName) bool {
 	return declared || c.local.Service(name) != nil
 }
 
-// route warns of what a route sends requests to that is not there.
-func (c *checker) route(where string, r *federation.Route) {
-	for _, rule := range r.Rules {
-		for _, s := range rule.Split {
-			c.region(where, "split", string(s.Region))
-		}
-	}
-}
-
 func (c *checker) export(where string, e *federation.Export) {
 	if !c.hasLocal(e.Service) {
 		c.warn(WarnService, fmt.Sprintf("%s exports a service that this region does not have", where),
@@ -162,6 +153,7 @@ func (c *checker) intention(where string, i *federation.Intention, pairs map[[2]
 	}
 	c.region(where, "source", source.Region)
 	c.region(where, "destination", destination.Region)
+	c.requests(where, i, destination)
 	others := pairs[[2]federation.Pattern{source, destination}]
 	if len(others) < 2 {
 		return

@@ -26,6 +26,8 @@ const (
 	WarnService   federation.Code = "TW-1221" // a service is named that nobody has seen
 	WarnRegion    federation.Code = "TW-1222" // a region is named that is not known
 	WarnDuplicate federation.Code = "TW-1223" // two intentions say something about the same call
+	WarnProtocol  federation.Code = "TW-1224" // something is said about requests that nobody looks into
+	WarnSubset    federation.Code = "TW-1225" // a subset is named that no resolver defines
 )
 
 // planner works out one plan.

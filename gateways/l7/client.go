@@ -110,6 +110,10 @@ func (k *Client) do1(r *http.Request, way Way) (*http.Response, error) {
 		w := http1.NewBodyWriter(k.conn, head, framing)
 		go func() {
 			_, err := w.Copy(r.Body, r.Trailer)
+			var unsent *http1.WriteError
+			if err != nil && !errors.As(err, &unsent) {
+				_ = k.conn.Close() // the rest of the body never comes: the other side waits for it, and we for its answer
+			}
 			sending <- err
 		}()
 	}
@@ -141,6 +145,7 @@ func (k *Client) do1(r *http.Request, way Way) (*http.Response, error) {
 		if framing != 0 && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 			a.close = true // an instance that reads no body there would take it for the next request
 		}
+		StripReserved(res.Trailer)
 		res.Close = false // that concerned this connection only
 		if res.Request = r; http1.ResponseFraming(res) == 0 {
 			a.end(nil)

@@ -41,6 +41,13 @@ const (
 	// maxHead bounds a head, for HTTP/2 too: four times what browsers and common servers send.
 	maxHead = 64 << 10
 
+	// maxFrame bounds a frame of HTTP/2, which is read whole: the least that is allowed, and what most send (RFC 9113 4.2).
+	maxFrame = 16 << 10
+
+	// lingerTimeout is how long a caller gets to see a response that came before the end of its request, while it still sends: as nginx
+	// has it.
+	lingerTimeout = 5 * time.Second
+
 	// maxStreams is how many requests an HTTP/2 connection may have open: what browsers and gRPC expect at least.
 	maxStreams = 250
 )

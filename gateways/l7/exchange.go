@@ -1,12 +1,14 @@
 package l7
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tradewind-mesh/tradewind/gateways/http1"
 )
@@ -94,6 +96,28 @@ func Text(status int, line string) *http.Response {
 		ContentLength: int64(len(body)), Body: io.NopCloser(strings.NewReader(body))}
 }
 
+// Copy returns an exchange of its own for a request like r, which has no body. The response is read and thrown away.
+func Copy(r *http.Request) *Exchange {
+	c := r.Clone(context.Background())
+	c.Body = http.NoBody
+	return &Exchange{Request: c, side: nobody{}, meter: &meter{}}
+}
+
+// nobody is the side of a caller that does not listen.
+type nobody struct{}
+
+func (nobody) interim(*http.Response) error { return nil }
+
+func (nobody) respond(r *http.Response) (int64, error) {
+	if r.Body == nil {
+		return 0, nil
+	}
+	defer r.Body.Close()
+	return io.Copy(io.Discard, io.LimitReader(r.Body, http1.DrainLimit))
+}
+
+func (nobody) upgrade(*http.Response) (Conn, error) { return nil, errEnded }
+
 // body is a request's body that may be read beside the goroutine that serves the connection, up to when that one ends it.
 type body struct {
 	mu      sync.Mutex
@@ -101,8 +125,8 @@ type body struct {
 	meter   *meter
 	trailer http.Header
 	conn    *clocked
-	begun   bool // something was asked of it
-	done    bool // it was read to the end
+	begun   bool        // something was asked of it
+	done    atomic.Bool // it was read to the end
 	ended   bool
 }
 
@@ -117,10 +141,18 @@ func (b *body) Read(p []byte) (int, error) {
 	b.begun = true
 	n, err := b.meter.read(b.src, p)
 	if err == io.EOF {
-		b.done = true
+		b.done.Store(true)
 		StripReserved(b.trailer)
 	}
 	return n, err
+}
+
+// mayStay reports whether more of the body of r may be on its way than is worth reading.
+func (b *body) mayStay(r *http.Request) bool {
+	if b.done.Load() {
+		return false
+	}
+	return r.ContentLength < 0 || r.ContentLength > http1.DrainLimit || http1.ExpectsContinue(r) && b.untouched()
 }
 
 // Ready implements http1.Source.

@@ -27,7 +27,7 @@ type Pool struct {
 	mu     sync.Mutex
 	idle   map[any][]*Client // of HTTP/1, the one used last at the end
 	shared map[any][]*Client // of HTTP/2
-	closed bool
+	closed bool // nothing is kept that is not in use
 }
 
 // transport makes clients of HTTP/2 of connections that are there already.
@@ -152,11 +152,11 @@ func (p *Pool) old(now time.Time) (out []*Client) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key := range p.idle {
-		out = keep(p.idle, key, out, func(k *Client) bool { return now.Sub(k.rested) <= idleFor && k.fits() })
+		out = keep(p.idle, key, out, func(k *Client) bool { return !p.closed && now.Sub(k.rested) <= idleFor && k.fits() })
 	}
 	for key := range p.shared {
 		out = keep(p.shared, key, out, func(k *Client) bool {
-			return k.two.InFlight() > 0 || k.two.Err() == nil && now.Sub(k.rested) <= idleFor && k.fits()
+			return k.two.InFlight() > 0 || !p.closed && k.two.Err() == nil && now.Sub(k.rested) <= idleFor && k.fits()
 		})
 	}
 	return out
@@ -178,6 +178,14 @@ func keep(of map[any][]*Client, key any, out []*Client, good func(*Client) bool)
 		delete(of, key)
 	}
 	return out
+}
+
+// Drain closes every connection that is not in use, and has the others closed when they no longer are. They can still be used.
+func (p *Pool) Drain() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.Sweep(time.Now())
 }
 
 // Close closes every connection, those in use too if they are shared, and takes none back from then on.

@@ -186,6 +186,7 @@ func (d *side1) exchange(r *http.Request) bool {
 	if !d.session.server.Gateway {
 		StripReserved(r.Header)
 	}
+	StripReserved(r.Trailer) // what it announces
 	d.request, d.body, d.last = r, nil, r.Close
 	r.Close = false // that concerned this connection only
 	if r.ContentLength != 0 {
@@ -197,28 +198,35 @@ func (d *side1) exchange(r *http.Request) bool {
 		return false
 	}
 	intact := d.body == nil || d.body.end()
+	unread := d.body != nil && !d.body.done.Load()
 	if x.refused || !x.begun || !intact || d.last {
-		if x.begun && !x.refused { // the response is whole: let it arrive before the connection is closed on what is unread
-			d.linger(intact)
+		if x.begun && !x.refused && unread {
+			d.linger(lingerTimeout)
 		}
 		return false
 	}
-	if d.body != nil && !d.body.done {
+	if unread {
 		d.session.conn.expect(drainTimeout)
-		if d.reader.Drain() != nil {
-			return false
-		}
+		return d.reader.Drain() == nil
 	}
 	return true
 }
 
-// linger reads what the caller still sends, for closing a connection with unread octets resets it, and the response is lost with it.
-func (d *side1) linger(intact bool) {
-	if !intact || d.body == nil || d.body.done {
+// linger reads what the caller still sends for a while, for closing a connection with unread octets resets it, and the response, which
+// is whole, is lost with it.
+func (d *side1) linger(limit time.Duration) {
+	c := d.session.conn.Conn // as it is: nothing of it is used any more
+	if half, ok := c.(interface{ CloseWrite() error }); ok && half.CloseWrite() != nil {
 		return
 	}
-	d.session.conn.expect(drainTimeout)
-	_ = d.reader.Drain()
+	_ = c.SetReadDeadline(time.Now().Add(limit))
+	buf := buffers.Get().(*[copyBuffer]byte)
+	defer buffers.Put(buf)
+	for {
+		if _, err := c.Read(buf[:]); err != nil {
+			return
+		}
+	}
 }
 
 // refuse answers a request that was not understood.
@@ -232,8 +240,10 @@ func (d *side1) refuse(err error) {
 	}
 	r := Text(bad.Status, "bad request: "+bad.Reason)
 	r.Close = true
-	d.request = nil
-	_, _ = d.respond(r)
+	d.request, d.body = nil, nil
+	if _, err := d.respond(r); err == nil {
+		d.linger(drainTimeout)
+	}
 }
 
 func (d *side1) interim(r *http.Response) error {
@@ -258,7 +268,7 @@ func (d *side1) respond(r *http.Response) (int64, error) {
 		defer r.Body.Close()
 	}
 	// A body that was not read to the end may never come: the connection is then closed, and the caller is told.
-	if d.session.isDraining() || d.body != nil && http1.ExpectsContinue(d.request) && d.body.untouched() {
+	if d.session.isDraining() || d.body != nil && d.body.mayStay(d.request) {
 		r.Close = true
 	}
 	head, err := http1.AppendResponse(d.head[:0], r)

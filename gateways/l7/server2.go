@@ -17,8 +17,8 @@ import (
 func (s *Session) serve2(ctx context.Context, c *withPrefix) {
 	server := &http.Server{
 		Handler: s.server, BaseContext: func(net.Listener) context.Context { return ctx },
-		Protocols: onlyTwo(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: s.server.Idle},
-		MaxHeaderBytes: cmp.Or(s.server.Rules.MaxHead, maxHead),
+		Protocols: onlyTwo(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame, WriteByteTimeout: s.server.Idle},
+		MaxHeaderBytes:    cmp.Or(s.server.Rules.MaxHead, maxHead),
 		ReadHeaderTimeout: headTimeout, IdleTimeout: s.server.Idle, ErrorLog: log.New(io.Discard, "", 0),
 	}
 	s.mu.Lock()
@@ -83,6 +83,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !s.Gateway {
 		StripReserved(r.Header)
 	}
+	StripReserved(r.Trailer) // what it announces
 	x := &Exchange{Request: r, side: d, meter: s.meter(r)}
 	if r.ContentLength != 0 {
 		r.Body = &watched{ReadCloser: r.Body, meter: x.meter, trailer: r.Trailer}
@@ -109,6 +110,10 @@ func canonical2(r *http.Request, rules http1.Rules) *http1.Error {
 		return &http1.Error{Status: http.StatusBadRequest, Reason: "host"}
 	}
 	delete(r.Header, "Host")
+	if n := r.Header["Content-Length"]; len(n) > 0 && (len(n) > 1 || n[0] != strconv.FormatInt(r.ContentLength, 10)) {
+		return &http1.Error{Status: http.StatusBadRequest, Reason: "content-length"}
+	}
+	delete(r.Header, "Content-Length")
 	host, err := http1.CanonicalHost(r.Host)
 	if err != nil {
 		return bad(err)

@@ -25,6 +25,7 @@ type question struct {
 	Assurance federation.Assurance   `json:"assurance"`
 	Service   federation.ServiceName `json:"service"`
 	Request   *Request               `json:"request,omitempty"` // as it would be forwarded; nil: before any
+	Subset    string                 `json:"subset,omitempty"`  // of the instances, that the request is for
 }
 
 // Answer is what a peer says about a call to it. Refused comes without a reason: to a peer, a service that does not exist,
@@ -32,7 +33,7 @@ type question struct {
 type Answer struct {
 	Verdict string `json:"verdict"`           // "allowed", "refused"
 	Rule    string `json:"rule,omitempty"`    // the intention that allows it
-	Healthy int    `json:"healthy,omitempty"` // of an allowed service, its instances that may be given traffic
+	Healthy int    `json:"healthy,omitempty"` // of an allowed service, its instances, or those of the subset, that may be given traffic
 	Shadow  string `json:"shadow,omitempty"`  // an intention in shadow mode that would refuse what is allowed
 
 	Conditional bool `json:"conditional,omitempty"` // certain requests are allowed
@@ -57,13 +58,13 @@ const (
 // nothing is known against it. The first peer that would not take it is noted as the verdict, in case no other does. final says that no
 // other is tried: the peer lets the caller come, and then answers this request with a denial.
 func (m *Mesh) askPeer(ctx context.Context, e *Explanation, c *Candidate, of *call) (takes, final bool) {
-	q := question{Source: of.id.String(), Assurance: of.assurance, Service: of.to.Service, Request: of.wire}
+	q := question{Source: of.id.String(), Assurance: of.assurance, Service: of.to.Service, Request: of.wire, Subset: of.subset}
 	answer, err := m.ask(ctx, c.Region, q)
 	if err == nil && q.Request != nil && !answer.Judged { // an older version, which may have found the question too long
 		q.Request = nil
 		answer, err = m.ask(ctx, c.Region, q)
-		e.Notes = append(e.Notes, fmt.Sprintf("region %s runs a version that answers for connections only: what it says of this request is not known",
-			c.Region))
+		e.Notes = append(e.Notes, fmt.Sprintf(
+			"region %s runs a version that answers for connections only: what it says of this request is not known", c.Region))
 	}
 	if err != nil {
 		e.Remote, e.RemoteError = nil, fmt.Sprintf("region %s gave no answer: %v", c.Region, err)
@@ -166,8 +167,8 @@ func (m *Mesh) answer(peer federation.Region, ask []byte) Answer {
 	}
 	a := Answer{Verdict: answerAllowed, Rule: decision.Rule, Shadow: decision.Shadow, Judged: q.Request != nil,
 		Conditional: q.Request == nil && decision.Conditional}
-	for _, s := range m.pool(snap, target).Status() {
-		if s.Healthy {
+	for _, endpoint := range m.endpoints(snap, target, q.Subset) {
+		if endpoint.Healthy {
 			a.Healthy++
 		}
 	}

@@ -30,6 +30,7 @@ type caller struct {
 	chain     []*x509.Certificate // of its SVID; nil for a binding
 	trust     uint64              // Mesh.trust when the chain was judged
 	wants     federation.ServiceRef
+	copied    bool   // what it sends is the copy of a request: it is not copied again
 	upstream  string // name of the listener; empty: the local mTLS listener
 
 	client netip.Addr // of a caller from outside the mesh, as are all for which it is valid

@@ -27,8 +27,12 @@ type Conn interface {
 }
 
 func (m *Mesh) caller(by Entry) caller {
-	return caller{bound: by.Identity, id: m.cfg.Table.Load().Identity(by.Identity), assurance: federation.AssuranceBinding,
+	who := caller{bound: by.Identity, id: m.cfg.Table.Load().Identity(by.Identity), assurance: federation.AssuranceBinding,
 		wants: by.To, upstream: by.Listener, client: by.Client}
+	if !who.client.IsValid() { // unknown, and from outside all the same
+		who.client = netip.IPv6Unspecified()
+	}
+	return who
 }
 
 // enter counts something that came in by another room's listener, and is false when Run has ended: then it must not go on.
@@ -113,7 +117,7 @@ func (m *Mesh) Reject(by Entry, start time.Time, status int, reason string) {
 func (m *Mesh) outside(by Entry, start time.Time) *record {
 	return &record{start: start, direction: outbound, source: m.cfg.Table.Load().Identity(by.Identity),
 		assurance: federation.AssuranceBinding, srcRegion: m.cfg.Region, destination: by.To.Service, dstRegion: by.To.Region,
-		upstream: by.Listener, client: by.Client}
+		upstream: by.Listener, client: m.caller(by).client}
 }
 
 // blunt is res, a response of the mesh's own, without what concerns nobody outside.

@@ -61,7 +61,8 @@ type call struct {
 	source    federation.ServiceRef
 	to        federation.ServiceRef
 	assurance federation.Assurance
-	prefers   federation.Region // by a split; empty: as the resolver orders
+	prefers   federation.Region // by a split, or because the caller was there before; empty: as the resolver orders
+	subset    string            // by a split; empty: all instances
 
 	requests bool           // the service speaks HTTP
 	request  *match.Request // as it is forwarded; nil: before any has come
@@ -162,7 +163,8 @@ func (m *Mesh) Explain(ctx context.Context, r ExplainRequest) (Explanation, erro
 // noteUnseen says that asked is left out of account for a service of protocol p.
 func (e *Explanation) noteUnseen(asked *Request, p federation.Protocol) {
 	if asked != nil && !p.IsHTTP() {
-		e.Notes = append(e.Notes, fmt.Sprintf("%s is carried as tcp: nobody looks at what is sent, so this is about the connection", e.Destination))
+		e.Notes = append(e.Notes, fmt.Sprintf("%s is carried as tcp: nobody looks at what is sent, so this is about the connection",
+			e.Destination))
 	}
 }
 
@@ -281,7 +283,7 @@ func (m *Mesh) explainCandidate(of *call, upstream *route.Upstream, considered r
 	case !decision.Allowed:
 		c.Kept, c.Reason = false, decision.Reason
 	case c.Local:
-		c.Endpoints = m.endpoints(of.snap, candidate.Local)
+		c.Endpoints = m.endpoints(of.snap, candidate.Local, of.subset)
 		if !slices.ContainsFunc(c.Endpoints, func(e Endpoint) bool { return e.Healthy && e.Ejected == 0 }) {
 			c.Kept, c.Reason = false, dropUnhealthy.String()
 		}
@@ -311,9 +313,13 @@ func (c Candidate) rtt() federation.Duration {
 	return c.Path.RTT
 }
 
-// endpoints returns the instances of target as the balancer sees them.
-func (m *Mesh) endpoints(snap *route.Snapshot, target route.LocalTarget) []Endpoint {
-	states := m.pool(snap, target).Status()
+// endpoints returns the instances of target, or of one subset of it, as the balancer sees them.
+func (m *Mesh) endpoints(snap *route.Snapshot, target route.LocalTarget, subset string) []Endpoint {
+	pool, found := m.pool(snap, target).Subset(subset)
+	if !found {
+		return nil
+	}
+	states := pool.Status()
 	all := make([]Endpoint, len(states))
 	for i, s := range states {
 		all[i] = Endpoint{
@@ -345,7 +351,7 @@ func (m *Mesh) explainInbound(e *Explanation, of *call, asked *Request) {
 	e.Conditional = of.request == nil && e.Decision.Allowed && e.Decision.Conditional
 	c := Candidate{Region: of.snap.Region(), Local: true, Reason: "no source of this region has seen it"}
 	if found {
-		c.Endpoints = m.endpoints(of.snap, target)
+		c.Endpoints = m.endpoints(of.snap, target, "")
 		c.Total = uint32(len(c.Endpoints))
 		for _, endpoint := range c.Endpoints {
 			if endpoint.Healthy {

@@ -28,8 +28,7 @@ type Forecast struct {
 	Request   Request               `json:"request"`             // as the gateway reads it
 	Status    int                   `json:"status,omitempty"`    // of the response, when the gateway answers by itself
 	Location  string                `json:"location,omitempty"`  // of that response
-	Found     bool                  `json:"found"`               // a rule of the route matches
-	Rule      *federation.RouteRule `json:"rule,omitempty"`      // that one
+	Rule      *federation.RouteRule `json:"rule,omitempty"`      // of the route, that matches; nil: none does
 	Before    []route.Weighed       `json:"before,omitempty"`    // rules that were asked before it, and do not match
 	More      int                   `json:"more,omitempty"`      // how many there were before those
 	Forwarded *Request              `json:"forwarded,omitempty"` // what is judged, and what an instance sees
@@ -99,9 +98,17 @@ func (m *Mesh) explainRequest(ctx context.Context, e *Explanation, of call, in *
 	rule := search.Rule
 	f.Before, f.More = search.Before, search.More
 	if search.Found {
-		f.Found, f.Rule = true, rule.RouteRule
+		f.Rule = rule.RouteRule
+	}
+	if fault := rule.Fault; fault != nil && fault.Abort != 0 && fault.AbortPercent >= 100 {
+		f.Status = fault.Abort
+		e.Verdict, e.Reason = VerdictAnswered, fmt.Sprintf("rule %q aborts every request with status %d, on purpose", rule.Name, f.Status)
+		return
+	} else if fault != nil {
+		e.Notes = append(e.Notes, fmt.Sprintf("rule %q hurts some requests on purpose; this is about the others", rule.Name))
 	}
 	if res := answered(rule, r); res != nil {
+		defer res.Body.Close()
 		f.Status, f.Location = res.StatusCode, res.Header.Get("Location")
 		e.Verdict, e.Reason = VerdictAnswered, fmt.Sprintf("rule %q answers with status %d", rule.Name, f.Status)
 		if f.Location != "" {
@@ -117,7 +124,7 @@ func (m *Mesh) explainRequest(ctx context.Context, e *Explanation, of call, in *
 	rule.Request.Apply(r.Header)
 	f.Forwarded = worded(r)
 	of.request, of.wire = asked(r), f.Forwarded
-	m.explainShares(ctx, e, of, rule)
+	m.explainShares(ctx, e, of, rule, r)
 }
 
 // refused is the verdict on a request that no rule gets to see.
@@ -127,7 +134,7 @@ func (e *Explanation) refused(err error) {
 
 // explainShares follows the request to each place that rule may send it to. The explanation is that of the first share, by weight, that
 // gets no answer, or else of the first.
-func (m *Mesh) explainShares(ctx context.Context, e *Explanation, of call, rule *route.Rule) {
+func (m *Mesh) explainShares(ctx context.Context, e *Explanation, of call, rule *route.Rule, r *http.Request) {
 	splits := slices.DeleteFunc(slices.Clone(rule.Split), func(s federation.Split) bool { return s.Weight == 0 })
 	if len(splits) == 0 {
 		splits = []federation.Split{{Weight: 1}}
@@ -141,9 +148,12 @@ func (m *Mesh) explainShares(ctx context.Context, e *Explanation, of call, rule 
 	for i, s := range splits {
 		part, to := begun, of
 		part.Candidates = []Candidate{}
-		to.prefers = s.Region
+		to.subset, to.prefers = s.Subset, s.Region
 		if !s.Service.IsZero() {
 			to.to = federation.ServiceRef{Service: s.Service}
+		}
+		if upstream, found := of.snap.Upstream(to.to); found && to.prefers == "" {
+			to.prefers = affinityOf(upstream.Resolver.Affinity, r, of.id.String()).region
 		}
 		part.Destination = to.to
 		m.explainOutbound(ctx, &part, &to)

@@ -59,6 +59,8 @@ func TestExplainAgreesWithWhatRequestsMeet(t *testing.T) {
 		{Name: "old", Match: []federation.HTTPMatch{{PathPrefix: "/old"}}, Redirect: &federation.Redirect{PathPrefix: "/new", Status: 308}},
 		{Name: "teapot", Match: []federation.HTTPMatch{{Path: "/teapot"}}, Respond: &federation.Respond{Status: 418}},
 		{Name: "rewritten", Match: []federation.HTTPMatch{{PathPrefix: "/v1"}}, Rewrite: &federation.Rewrite{PathPrefix: "/v2", Host: "in.example.com"}},
+		{Name: "hurt", Match: []federation.HTTPMatch{{Path: "/hurt"}}, Fault: &federation.Fault{Abort: 503, AbortPercent: 100}},
+		{Name: "slow", Match: []federation.HTTPMatch{{Path: "/slow"}}, Fault: &federation.Fault{Abort: 503, AbortPercent: 0}},
 		{Name: "there", Match: []federation.HTTPMatch{{Headers: []federation.FieldMatch{{Name: "x-to", Exact: []string{"gcp"}}}}},
 			Split: []federation.Split{{Region: "gcp", Weight: 1}}, Request: &federation.HeaderEdit{Set: map[string]string{"x-set": "1"}}},
 	}}}
@@ -76,6 +78,8 @@ func TestExplainAgreesWithWhatRequestsMeet(t *testing.T) {
 		{"POST", "/", "", mesh.VerdictDenied, "", "out", 403, "not allowed"}, // allowed to go to gcp, which refuses
 		{"GET", "/old/a?b=c", "", mesh.VerdictAnswered, "old", "", 308, ""},
 		{"GET", "/teapot", "", mesh.VerdictAnswered, "teapot", "", 418, ""},
+		{"GET", "/hurt", "", mesh.VerdictAnswered, "hurt", "", 503, "aborted"},
+		{"GET", "/slow", "", mesh.VerdictAllowed, "slow", "reads", 200, "aws GET /slow"},
 		{"GET", "/v1/x?y", "", mesh.VerdictAllowed, "rewritten", "reads", 200, "aws GET /v2/x?y in.example.com"},
 		{"GET", "/v1/secret", "", mesh.VerdictDenied, "rewritten", "secret", 403, "TW-7002"},
 		{"GET", "/%76%31/secret/x", "", mesh.VerdictDenied, "rewritten", "secret", 403, "TW-7002"},
@@ -148,7 +152,7 @@ func TestExplainOfASplit(t *testing.T) {
 	aws.intend("a allow web shop")
 	aws.view.Routes = map[federation.ServiceName]federation.Route{shop: {Service: shop, Rules: []federation.RouteRule{
 		{Name: "canary", Split: []federation.Split{{Service: other, Weight: 1}, {Weight: 3}, {Subset: "none", Weight: 0}}},
-	}}}
+	}}, other: {Service: other, Rules: []federation.RouteRule{{Name: "part", Split: []federation.Split{{Subset: "none", Weight: 1}}}}}}
 	aws.publish()
 	in := &mesh.Request{Method: "GET", Target: "/", Host: "shop"}
 	e := explainRequest(t, aws, "web", "shop", in)
@@ -162,6 +166,9 @@ func TestExplainOfASplit(t *testing.T) {
 	}
 	aws.intend("b allow web next")
 	aws.publish()
+	if e := explainRequest(t, aws, "web", "next", in); e.Verdict != mesh.VerdictUnreachable || e.Request.Shares[0].Subset != "none" {
+		t.Errorf("a subset without instances: %+v", e)
+	}
 	if e := explainRequest(t, aws, "web", "shop", in); e.Verdict != mesh.VerdictAllowed || e.Decision.Rule != "a" || len(e.Candidates) != 1 {
 		t.Errorf("%+v", e)
 	}

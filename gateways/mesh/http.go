@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -40,6 +41,7 @@ type httpState struct {
 	pool    l7.Pool
 	burdens sync.Map // federation.ServiceName -> *burden
 	epoch   time.Time
+	copies  atomic.Int64 // under way
 }
 
 // instanceKey and peerKey say where a pooled connection leads. One to an instance is shared by all callers; one to a peer's gateway

@@ -75,7 +75,7 @@ func (m *Mesh) deliver(x *l7.Exchange, conn *conn, a *ask, asks asks) {
 	err := a.enter(asks.subset)
 	if err == nil {
 		defer a.leave()
-		c, err = a.try(x.Request, l7.Way{Deadline: asks.deadline, Idle: httpIdle, Interim: x.Interim})
+		c, err = a.insist(x.Request, l7.Way{Deadline: asks.deadline, Idle: httpIdle, Interim: x.Interim})
 	}
 	var over *limitError
 	switch {

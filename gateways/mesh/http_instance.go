@@ -40,6 +40,7 @@ type ask struct {
 // try sends r to the next instance that can be reached, and returns its answer. The error is errNoInstance when there is none left to ask,
 // wrapped with errUnreached when all were dead.
 func (a *ask) try(r *http.Request, way l7.Way) (conveyed, error) {
+	way.Ends = a.conn.waits
 	for fresh := false; a.n < maxDials && a.mode < len(a.modes) && spent(a.conn, a.deadline) == nil; {
 		lease, ok := a.pick()
 		if !ok {
@@ -81,6 +82,16 @@ func (a *ask) try(r *http.Request, way l7.Way) (conveyed, error) {
 		return conveyed{}, fmt.Errorf("%w: %w", errUnreached, err)
 	}
 	return conveyed{}, errNoInstance
+}
+
+// insist is try, and once more when an instance has died in the middle of a request that may be sent again.
+func (a *ask) insist(r *http.Request, way l7.Way) (conveyed, error) {
+	c, err := a.try(r, way)
+	if err == nil || errors.Is(err, errNoInstance) || errors.Is(err, errUnreached) || a.conn.isOver() || !resendable(r, err) {
+		return c, err
+	}
+	a.rec.retries++
+	return a.try(r, way)
 }
 
 // pick chooses the next instance.

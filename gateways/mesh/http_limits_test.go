@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/cookiejar"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -91,6 +92,39 @@ func TestSplitsGoToSubsetsThereAndHere(t *testing.T) {
 	}
 	if ok == 20 {
 		t.Error("a subset that nobody has was taken for all instances")
+	}
+}
+
+// TestMirror: the copy goes to the other service, once, and the caller hears nothing of it.
+func TestMirror(t *testing.T) {
+	noLeaks(t)
+	next := federation.ServiceName{Namespace: "default", Name: "next"}
+	copied := make(chan string, 10)
+	aws := newRegion(t, "aws")
+	aws.serve(shop, server(t, says("aws")))
+	aws.serve(next, server(t, func(w http.ResponseWriter, r *http.Request) {
+		copied <- r.Method + " " + r.URL.RequestURI()
+		w.WriteHeader(500)
+	}))
+	aws.speaks(shop, federation.ProtocolHTTP)
+	aws.speaks(next, federation.ProtocolHTTP)
+	aws.intend("local allow web *")
+	aws.view.Routes = map[federation.ServiceName]federation.Route{}
+	for _, s := range []federation.ServiceName{shop, next} { // a mirror of a mirror would never end
+		aws.view.Routes[s] = federation.Route{Service: s, Rules: []federation.RouteRule{{Name: "all", Mirror: &federation.Mirror{Service: next}}}}
+	}
+	url := "http://" + aws.upstream("up", "shop")
+	if status, body := fetch(t, caller(t, false), "GET", url+"/a?b=c"); status != 200 || !strings.HasPrefix(body, "aws GET /a?b=c") {
+		t.Errorf("%d %q", status, body)
+	}
+	if got := <-copied; got != "GET /a?b=c" {
+		t.Errorf("the copy was %q", got)
+	}
+	if status, _ := fetch(t, caller(t, false), "GET", url+"/second"); status != 200 {
+		t.Error(status)
+	}
+	if got := <-copied; got != "GET /second" {
+		t.Errorf("the next copy was %q", got)
 	}
 }
 

@@ -60,6 +60,9 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 	if conn.request = came; rule.Rewrite != nil {
 		conn.request = asked(r) // what is judged is what is forwarded
 	}
+	if rule.Mirror != nil {
+		m.mirror(r, rule, who)
+	}
 	split := rule.Pick()
 	to := who.wants
 	if !split.Service.IsZero() {

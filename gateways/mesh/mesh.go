@@ -252,6 +252,7 @@ func (m *Mesh) Drain(ctx context.Context) error {
 	m.draining.Store(true)
 	m.listeners.stop()
 	m.live.each((*conn).drainNow)
+	m.http.pool.Drain() // flows that rest there would hold up the tunnel
 	for m.live.open.Load() > 0 {
 		select {
 		case <-m.live.idle: // may be old news: look again

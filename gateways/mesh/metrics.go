@@ -98,8 +98,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"direction", "destination", "dst_region"})),
 		decisions: counter("tradewind_intention_decisions_total", "Decisions on connections, by the intention that made them.",
 			"direction", "decision", "intention"),
-		shadows: counter("tradewind_intention_shadow_total", "Decisions that an intention in shadow mode would have turned round, by that intention.",
-			"direction", "would", "intention"),
+		shadows: counter("tradewind_intention_shadow_total",
+			"Decisions that an intention in shadow mode would have turned round, by that intention.", "direction", "would", "intention"),
 		requests: counter("tradewind_http_requests_total", "Requests that were answered, by the status of the answer.",
 			append(slices.Clone(seriesLabels), "code")...),
 		duration: register(r, prometheus.NewHistogramVec(prometheus.HistogramOpts{

@@ -56,7 +56,7 @@ var unruled = newRule(&federation.RouteRule{})
 func newRule(r *federation.RouteRule) Rule {
 	rule := Rule{RouteRule: r, Retry: federation.DefaultRetry(), Request: newEdit(r.Request), Response: newEdit(r.Response)}
 	if r.Retry != nil {
-		rule.Retry.AllMethods, rule.Retry.Hedge = r.Retry.AllMethods, r.Retry.Hedge
+		rule.Retry.AllMethods = r.Retry.AllMethods
 		if r.Retry.Attempts > 0 || len(r.Retry.On) == 0 { // "retry {}" with neither is "never"
 			rule.Retry.Attempts = r.Retry.Attempts
 		}

@@ -286,13 +286,18 @@ func (t *Transport) watchExpiry(ctx context.Context) {
 	}
 }
 
-// Drain tells every peer to open no more flows here, waits until none is left or ctx has ended, and closes the flow sessions.
-// It returns how ctx ended when flows were still open.
-func (t *Transport) Drain(ctx context.Context) error {
+// Leave asks peers to open no more flows to this gateway, as Drain does. What is open goes on, and flows can still be opened from here.
+func (t *Transport) Leave() {
 	t.draining.Store(true)
 	for _, s := range t.sessions() {
 		s.announceDrain()
 	}
+}
+
+// Drain tells every peer to open no more flows here, waits until none is left or ctx has ended, and closes the flow sessions.
+// It returns how ctx ended when flows were still open.
+func (t *Transport) Drain(ctx context.Context) error {
+	t.Leave()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	var err error

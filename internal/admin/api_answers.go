@@ -156,7 +156,7 @@ type Pong struct {
 
 // ExplainRequest asks whether and how Source would reach Destination now.
 type ExplainRequest struct {
-	Source      string               `json:"source"`             // "web", "shop/web", "web@region" or a SPIFFE ID; empty: the one with an upstream
+	Source      string               `json:"source"`             // "web", "shop/web", "web@region" or a SPIFFE ID; empty: the upstreams' caller
 	Destination string               `json:"destination"`        // "checkout" or "checkout@region"
 	Assurance   federation.Assurance `json:"assurance,omitzero"` // how the caller is known; default: binding
 	Request     *HTTPRequest         `json:"request,omitempty"`  // for a service that speaks HTTP; nil: before any request

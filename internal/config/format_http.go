@@ -109,7 +109,6 @@ func (w writer) trials(r federation.RouteRule) {
 		}
 		b.list("on", on)
 		b.flag("all_methods", r.Retry.AllMethods)
-		b.flag("hedge", r.Retry.Hedge)
 	}
 	if r.Mirror != nil {
 		b := w.block("mirror")

@@ -85,7 +85,6 @@ type retryBlock struct {
 	Attempts   int      `hcl:"attempts,optional"`
 	On         []string `hcl:"on,optional"`
 	AllMethods bool     `hcl:"all_methods,optional"`
-	Hedge      bool     `hcl:"hedge,optional"`
 }
 
 type mirrorBlock struct {
@@ -138,7 +137,7 @@ func (c converter) rule(b ruleBlock) federation.RouteRule {
 	c.text("try_timeout", b.TryTimeout, &rule.TryTimeout, b.At)
 	c.text("idle_timeout", b.IdleTimeout, &rule.IdleTimeout, b.At)
 	if r := b.Retry; r != nil {
-		rule.Retry = &federation.Retry{Attempts: r.Attempts, AllMethods: r.AllMethods, Hedge: r.Hedge}
+		rule.Retry = &federation.Retry{Attempts: r.Attempts, AllMethods: r.AllMethods}
 		for _, on := range r.On {
 			rule.Retry.On = append(rule.Retry.On, federation.RetryOn(on))
 		}

@@ -1,0 +1,26 @@
+package main
+
+import (
+	"context"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/internal/admin"
+)
+
+func (g *fakeGateway) ListIngresses(context.Context, *admin.ListIngressesRequest) (*admin.ListIngressesResponse, error) {
+	if g.lonely {
+		return &admin.ListIngressesResponse{}, nil
+	}
+	to := func(name string) federation.ServiceRef { return federation.ServiceRef{Service: service(name)} }
+	return &admin.ListIngressesResponse{Ingresses: []admin.IngressStatus{
+		{Name: "database", Spec: federation.Ingress{Listen: "0.0.0.0:5432", Identity: service("ingress"), TCP: to("db")},
+			Problems: []admin.Problem{{Severity: admin.SeverityError, Code: federation.CodeIngressListen,
+				What: "ingress \"database\" does not listen on 0.0.0.0:5432 (TCP)", Why: "another process listens there", Fix: "give it another address"}}},
+		{Name: "public", Listening: "[::]:443", Connections: 12, Spec: federation.Ingress{Listen: "[::]:443", Identity: service("ingress"), HTTP3: true,
+			TLS: []federation.IngressTLS{{Certificate: "/etc/tradewind/tls/*.crt", Key: "/etc/tradewind/tls/*.key"}},
+			Hosts: []federation.IngressHost{{Name: "shop.example.com", Service: to("web"),
+				Paths: []federation.IngressPath{{Prefix: "/api", Service: to("shop/api")}}},
+				{Name: "*.example.com", Service: to("web")}, {Name: "www.example.com", Service: to("web")}},
+			Passthrough: []federation.IngressPassthrough{{Name: "db.example.com", Service: to("db")}}}},
+	}}, nil
+}

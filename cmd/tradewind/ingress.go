@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/internal/admin"
+)
+
+func (c *cli) ingressCommand() *cobra.Command {
+	cmd := group("ingress", "Show the listeners for callers from outside", `Show the listeners by which callers from outside reach services of
+this region and of its peers. They are changed by "tradewind apply"; whether one may call a service, intentions decide by its identity.`,
+		&cobra.Command{
+			Use: "list", Aliases: []string{"ls"}, Short: "List ingresses with where they listen and what is wrong", Args: takes(0, 0),
+			RunE: c.withGateway(usualTimeout, c.listIngresses),
+		},
+		&cobra.Command{
+			Use: "show NAME", Short: "Show one ingress: its hosts, where they lead, and its problems", Args: takes(1, 1),
+			ValidArgsFunction: c.completeIngresses,
+			RunE:              c.withGateway(usualTimeout, c.showIngress),
+		})
+	cmd.Aliases = []string{"ingresses"}
+	return cmd
+}
+
+func (c *cli) completeIngresses(cmd *cobra.Command, args []string, start string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return c.completeResources(cmd, []string{string(federation.KindIngress)}, start)
+}
+
+func (c *cli) listIngresses(ctx context.Context, gw *admin.Client, _ []string) error {
+	res, err := gw.ListIngresses(ctx, &admin.ListIngressesRequest{})
+	if err != nil {
+		return err
+	}
+	var names []string
+	var rows [][]cell
+	for _, g := range res.Ingresses {
+		names = append(names, g.Name)
+		problem := ""
+		if len(g.Problems) > 0 {
+			problem = problemText(&g.Problems[0])
+		}
+		rows = append(rows, []cell{{text: g.Name, style: strong}, listening(&g), {text: speaks(&g.Spec)}, {text: hostsOf(&g.Spec)},
+			{text: g.Spec.Identity.String()}, {text: fmt.Sprint(g.Connections)}, {text: problem}})
+	}
+	return c.emit(answer{value: res, items: listOf(res.Ingresses), names: names, table: func(s *screen) {
+		if len(rows) == 0 {
+			s.line("No ingresses: nobody from outside reaches the mesh by this gateway.")
+			return
+		}
+		s.table([]string{"INGRESS", "LISTENS", "SPEAKS", "HOSTS", "IDENTITY", "OPEN", "PROBLEM"}, rows)
+	}})
+}
+
+func listening(g *admin.IngressStatus) cell {
+	if g.Listening == "" {
+		return cell{text: "not", style: bad}
+	}
+	return cell{text: g.Listening}
+}
+
+// speaks is what a listener expects, in a word or two.
+func speaks(g *federation.Ingress) string {
+	switch {
+	case !g.TCP.Service.IsZero() && len(g.TLS) > 0:
+		return "TLS"
+	case !g.TCP.Service.IsZero():
+		return "TCP"
+	case len(g.Hosts) == 0 && len(g.Passthrough) > 0:
+		return "TLS, passed through"
+	case g.HTTP3:
+		return "HTTPS, HTTP/3"
+	case len(g.TLS) > 0:
+		return "HTTPS"
+	}
+	return "HTTP"
+}
+
+// hostsOf lists the first hosts of g.
+func hostsOf(g *federation.Ingress) string {
+	const few = 3
+	var names []string
+	for _, h := range g.Hosts {
+		names = append(names, h.Name)
+	}
+	for _, p := range g.Passthrough {
+		names = append(names, p.Name)
+	}
+	if more := len(names) - few; more > 0 {
+		return fmt.Sprintf("%s and %d more", joined(names[:few]), more)
+	}
+	return joined(names)
+}
+
+func (c *cli) showIngress(ctx context.Context, gw *admin.Client, args []string) error {
+	res, err := gw.ListIngresses(ctx, &admin.ListIngressesRequest{})
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(res.Ingresses, func(g admin.IngressStatus) bool { return g.Name == args[0] })
+	if at < 0 {
+		return usage(fmt.Sprintf("there is no ingress %q", args[0]), "tradewind ingress list")
+	}
+	g := &res.Ingresses[at]
+	return c.emit(answer{value: g, names: []string{g.Name}, table: func(s *screen) { ingressScreen(s, g) }})
+}
+
+func ingressScreen(s *screen, g *admin.IngressStatus) {
+	s.line("%s  %s", s.paint(strong, g.Name), speaks(&g.Spec))
+	s.fields("listens", listening(g).text, "identity", g.Spec.Identity.String(), "open", fmt.Sprint(g.Connections))
+	var rows [][]cell
+	row := func(host, path, how string, to federation.ServiceRef) {
+		if !to.Service.IsZero() {
+			rows = append(rows, text(host, path, to.String(), how))
+		}
+	}
+	row("any", "", "bytes", g.Spec.TCP)
+	for _, h := range g.Spec.Hosts {
+		for _, p := range h.Paths {
+			row(h.Name, p.Prefix, "requests", p.Service)
+		}
+		row(h.Name, "/", "requests", h.Service)
+	}
+	for _, p := range g.Spec.Passthrough {
+		row(p.Name, "", "TLS, passed through", p.Service)
+	}
+	if len(rows) > 0 {
+		s.line("")
+		s.table([]string{"HOST", "PATH", "SERVICE", "CARRIED"}, rows)
+	}
+	for i := range g.Problems {
+		p := &g.Problems[i]
+		s.line("")
+		s.fields("problem", problemText(p), "why", p.Why, "fix", p.Fix)
+	}
+}
