@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
 # Several packages' tests assert what happens within milliseconds; more of them side by side than there are cores blurs that.
 TESTFLAGS ?= -p 2 -shuffle=on -timeout 10m
-TOOLS := bin/tools/consul bin/tools/etcd bin/tools/kube-apiserver
+TOOLS := bin/tools/consul bin/tools/etcd bin/tools/kube-apiserver bin/tools/h2spec bin/tools/grpc-client bin/tools/grpc-server
 
 .DEFAULT_GOAL := help
 .PHONY: help size tools build demo test race lint fuzz e2e e2e-kubernetes e2e-doubles bench bench-quick kills simulate man check clean
@@ -50,6 +50,10 @@ bin/tools/etcd: TOOL := go.etcd.io/etcd/server/v3
 bin/tools/kube-apiserver: STAMP = -X k8s.io/component-base/version.gitVersion=$$($(GO) list -m -f '{{.Version}}' k8s.io/kubernetes)
 bin/tools/kube-apiserver: TOOL := k8s.io/kubernetes/cmd/kube-apiserver
 bin/tools/etcd bin/tools/kube-apiserver: e2e/tools/kubernetes/go.mod
+bin/tools/h2spec: TOOL := github.com/summerwind/h2spec/cmd/h2spec
+bin/tools/grpc-client: TOOL := google.golang.org/grpc/interop/client
+bin/tools/grpc-server: TOOL := google.golang.org/grpc/interop/server
+bin/tools/h2spec bin/tools/grpc-client bin/tools/grpc-server: e2e/tools/http/go.mod
 $(TOOLS):
 	cd $(<D) && CGO_ENABLED=0 nice $(GO) build -trimpath -ldflags "-s -w $(STAMP)" -o $(CURDIR)/$@ $(TOOL)
 	@touch $@ # go build leaves a program alone that is up to date

@@ -67,6 +67,9 @@ more; the other one has no effect. Keep one of them.`},
 tcp: gateways do not look into what is sent. No rule of the route is asked. An allow for certain requests allows nothing, and a deny denies every
 connection, because requests cannot be told apart. Declare how the service speaks: protocol = "http", "http2" or "grpc" in its service resource, or by the
 tag mesh/protocol.`},
+	{"TW-1226", "Claims are asked for of a provider that does not exist", "An http block of an intention names, in a claim block, a jwt " +
+		"resource that does not exist. Nothing can vouch for its tokens: an allow that asks for such a claim allows nothing, and requests that " +
+		"bring a bearer token are answered with 401. Declare it, jwt \"NAME\" { ... }, or correct the name."},
 	{"TW-1225", "A subset is named that no resolver defines", `A rule of a route sends requests to a subset of a service's instances. Subsets are defined, by the labels
 of their instances, in the resolver of that service; without the definition there is nobody to send the requests to.`},
 }

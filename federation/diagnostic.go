@@ -74,7 +74,7 @@ func Help(code Code) (CodeHelp, bool) {
 // AllHelp returns the explanations of all codes.
 func AllHelp() []CodeHelp {
 	var all []CodeHelp
-	for _, area := range [][]CodeHelp{configCodes, trustCodes, peeringCodes, exchangeCodes, registryCodes, providerCodes, consulCodes, joinCodes, dataPathCodes, ingressCodes, policyCodes, adminCodes} {
+	for _, area := range [][]CodeHelp{configCodes, trustCodes, peeringCodes, exchangeCodes, registryCodes, providerCodes, consulCodes, joinCodes, dataPathCodes, failoverCodes, ingressCodes, policyCodes, adminCodes} {
 		all = append(all, area...)
 	}
 	return all

@@ -136,4 +136,6 @@ type View struct {
 	Routes      map[ServiceName]Route
 	Upstreams   []Upstream
 	Ingresses   []Ingress
+	JWT         []JWT
+	Drains      map[Region]Drain
 }

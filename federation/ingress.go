@@ -24,7 +24,7 @@ type Ingress struct {
 	TCP         ServiceRef           `json:"tcp,omitzero"`
 
 	HTTP3         bool `json:"http3,omitempty"`          // the same over QUIC, on the UDP port of the same number
-	HTTPSRedirect bool `json:"https_redirect,omitempty"` // a listener in clear text answers every request with the same place under https
+	HTTPSRedirect bool `json:"https_redirect,omitempty"` // a listener in clear text answers requests, for its hosts if it has any, with the same place under https
 
 	// ProxyProtocol means that each connection from TrustedProxies begins with a PROXY header (version 1 or 2) that says who the
 	// client is. From anybody else nothing of that kind is believed, nor read.

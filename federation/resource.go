@@ -21,14 +21,16 @@ const (
 	KindRoute     Kind = "route"
 	KindUpstream  Kind = "upstream"
 	KindIngress   Kind = "ingress"
+	KindJWT       Kind = "jwt"
+	KindDrain     Kind = "drain"
 )
 
 // Kinds returns every kind in order.
 func Kinds() []Kind {
-	return []Kind{KindService, KindExport, KindIntention, KindResolver, KindRoute, KindUpstream, KindIngress}
+	return []Kind{KindService, KindExport, KindIntention, KindResolver, KindRoute, KindUpstream, KindIngress, KindJWT, KindDrain}
 }
 
-// Spec is the declared part of a resource: *Service, *Export, *Intention, *Resolver, *Route, *Upstream or *Ingress.
+// Spec is the declared part of a resource: *Service, *Export, *Intention, *Resolver, *Route, *Upstream, *Ingress, *JWT or *Drain.
 type Spec interface {
 	Kind() Kind
 	// Validate returns every rule that the spec breaks under the resource name name, joined; nil when it breaks none.
@@ -52,6 +54,10 @@ func NewSpec(kind Kind) Spec {
 		return &Upstream{}
 	case KindIngress:
 		return &Ingress{}
+	case KindJWT:
+		return &JWT{}
+	case KindDrain:
+		return &Drain{}
 	}
 	return nil
 }

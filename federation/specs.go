@@ -56,8 +56,8 @@ type Intention struct {
 
 	// HTTP limits the intention to requests that pass any of these; none: whatever the caller sends. A service that does not speak
 	// HTTP cannot be looked into: there such an allow allows nothing, and such a deny denies all.
-	HTTP []HTTPMatch `json:"http,omitempty"`
-	Mode Mode        `json:"mode,omitempty"` // default: enforce
+	HTTP []Permission `json:"http,omitempty"`
+	Mode Mode         `json:"mode,omitempty"` // default: enforce
 }
 
 // Mode says whether an intention decides.

@@ -160,7 +160,7 @@ Start with "tradewind init REGION" and "tradewind check". "tradewind help CODE" 
 		}
 	}
 	add("start", c.demoCommand(), c.initCommand(), c.peerCommand())
-	add("look", c.statusCommand(), c.checkCommand(), c.explainCommand(), c.pingCommand(), c.servicesCommand(), c.routeCommand(), c.ingressCommand(), c.getCommand(),
+	add("look", c.statusCommand(), c.checkCommand(), c.explainCommand(), c.pingCommand(), c.servicesCommand(), c.routeCommand(), c.failoverCommand(), c.ingressCommand(), c.getCommand(),
 		c.sourceCommand(), c.providerCommand())
 	add("change", c.planCommand(), c.applyCommand(), c.deleteCommand(), c.intentionCommand(), c.instanceCommand(), c.certCommand())
 	add("process", c.configCommand(), c.reloadCommand(), c.logLevelCommand(), c.versionCommand(), c.manCommand(root))

@@ -44,7 +44,7 @@ func newWorld(t *testing.T) *world {
 	w.environment = map[string]string{"TRADEWIND_DATA_DIR": dir}
 	s, err := admin.New(admin.Config{Socket: w.socket, Listen: "127.0.0.1:0", TokenFile: filepath.Join(dir, admin.TokenFile),
 		Answers: g, Services: g, Resources: g,
-		Peerings: g, Certificates: g, Instances: g, Process: g, Providers: g, Ingresses: g, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		Peerings: g, Certificates: g, Instances: g, Process: g, Providers: g, Ingresses: g, Failover: g, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

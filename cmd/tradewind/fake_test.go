@@ -31,6 +31,7 @@ type fakeGateway struct {
 	lonely   bool // no peers, services, resources
 	failures int  // checks that fail
 	lane     string
+	drains   fakeDrains
 }
 
 var errNoPeer = &federation.Diagnostic{Code: "TW-3001", What: "there is no peer \"nowhere\"",
@@ -224,8 +225,9 @@ func (g *fakeGateway) stored() []federation.Resource {
 func (g *fakeGateway) requests() []federation.Resource {
 	return []federation.Resource{
 		{Key: federation.Key{Kind: federation.KindIntention, Name: "reads"}, Owner: "cli", Version: 10,
-			Spec: &federation.Intention{Source: "web", Destination: "api", Action: federation.Allow, HTTP: []federation.HTTPMatch{
-				{Methods: []string{"GET", "HEAD"}, PathPrefix: "/v2"}, {Path: "/healthz"}}}},
+			Spec: &federation.Intention{Source: "web", Destination: "api", Action: federation.Allow, HTTP: []federation.Permission{
+				{HTTPMatch: federation.HTTPMatch{Methods: []string{"GET", "HEAD"}, PathPrefix: "/v2"}},
+				{HTTPMatch: federation.HTTPMatch{Path: "/healthz"}}}}},
 		{Key: federation.Key{Kind: federation.KindIntention, Name: "strict"}, Owner: "cli", Version: 11,
 			Spec: &federation.Intention{Source: "*", Destination: "api", Action: federation.Deny, Mode: federation.Shadow}},
 		{Key: federation.Key{Kind: federation.KindRoute, Name: "api"}, Owner: "cli", Version: 12, Spec: fakeRoute()},

@@ -50,7 +50,7 @@ func (c *cli) listIntentions(ctx context.Context, gw *admin.Client, _ []string) 
 		}
 		requests := "all"
 		if len(i.HTTP) > 0 {
-			requests = matchText(i.HTTP[0])
+			requests = permissionText(i.HTTP[0])
 			if more := len(i.HTTP) - 1; more > 0 {
 				requests += fmt.Sprintf(" or %d more", more)
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +29,7 @@ func parseKind(s string) (federation.Kind, error) {
 
 func (c *cli) getCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "get [KIND [NAME]]", Short: "Show resources: services, exports, intentions, resolvers, routes, upstreams, ingresses", Args: takes(0, 2),
+		Use: "get [KIND [NAME]]", Short: "Show resources: services, exports, intentions, resolvers, routes, upstreams, ingresses, jwt", Args: takes(0, 2),
 		Long: `Show resources as the region stores them. One resource is shown in full, several as a table; -o hcl and -o json write what
 "tradewind apply -f" reads.`,
 		Example:           "  tradewind get\n  tradewind get intention web-checkout\n  tradewind get -o hcl > all.hcl",
@@ -128,12 +129,20 @@ func summary(spec federation.Spec) string {
 		return count(len(s.Rules), "rule")
 	case *federation.Upstream:
 		return fmt.Sprintf("%s → %v as %v", s.Listen, s.Service, s.Caller)
+	case *federation.JWT:
+		return fmt.Sprintf("%s for %s", s.Issuer, joined(s.Audiences))
 	case *federation.Ingress:
 		var to []string
 		for _, service := range s.Services() {
 			to = append(to, service.String())
 		}
 		return fmt.Sprintf("%s → %s as %v", s.Listen, joined(to), s.Identity)
+	case *federation.Drain:
+		text := "calls go elsewhere"
+		if !s.Until.IsZero() {
+			text += " until " + s.Until.UTC().Format(time.RFC3339)
+		}
+		return text
 	}
 	return ""
 }

@@ -50,6 +50,22 @@ func matchText(m federation.HTTPMatch) string {
 	return strings.Join(words, " ")
 }
 
+// permissionText is matchText with what the request's tokens must claim: "/admin/... claim idp realm.roles=admin|owner".
+func permissionText(p federation.Permission) string {
+	words := []string{matchText(p.HTTPMatch)}
+	for _, c := range p.Claims {
+		word := "claim " + c.Provider
+		if len(c.Path) > 0 {
+			word += " " + strings.Join(c.Path, ".")
+		}
+		if len(c.Any) > 0 {
+			word += "=" + strings.Join(c.Any, "|")
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, " ")
+}
+
 func fieldText(what string, f federation.FieldMatch) string {
 	switch {
 	case f.Absent:

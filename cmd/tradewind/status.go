@@ -102,6 +102,9 @@ func (c *cli) showStatus(s *screen, st *admin.Status) {
 	} else {
 		c.peerTable(s, st.Peers)
 	}
+	for _, d := range st.Drains {
+		c.drainLine(s, &d)
+	}
 	for _, f := range st.Failovers {
 		to := string(f.To)
 		if to == "" {

@@ -71,6 +71,8 @@ func (b *bench) plans() []plan {
 		{bulkOne, "one download", full, carriers, bulk, transfer, b.rounds(3), false},
 		{bulkMany, "16 downloads", full, carriers, many, transfer, b.rounds(3), false},
 		{bulkQUIC, "one download over QUIC, 1500 octet packets", onQUIC, []subject{naive}, bulk, transfer, b.rounds(5), false},
+		{l7Many, "one hop that looks into requests, 64 keep-alive connections", gatewayHop, []subject{nginxHop}, web, requests, b.rounds(5), false},
+		{l7One, "one hop that looks into requests, one at a time", gatewayHop, []subject{nginxHop, direct}, single, requests, b.rounds(5), false},
 	}
 }
 

@@ -85,6 +85,10 @@ var goals = []goal{
 		series: idleFlows, metric: idleTotal(10000), bound: 200},
 	{id: "G12", what: "new flows that waited for a handshake, 1 % loss",
 		series: at(linkNew, 1), metric: waited, bound: 0},
+	{id: "G13", what: "CPU of a request through one hop that looks into it, times nginx as a reverse proxy",
+		series: l7Many, metric: requestCPU, to: nginxHop.name, bound: 2},
+	{id: "G13/p50", what: "p50 of one request through one such hop, times nginx as a reverse proxy", // half as much again added
+		series: l7One, metric: p50, to: nginxHop.name, bound: 1.35},
 	{id: "hand-over/resets", what: "flows that were reset by lane deaths",
 		series: handOver, metric: resets, bound: 0},
 	{id: "hand-over/bytes", what: "octets that arrived wrong over lane deaths",

@@ -17,7 +17,8 @@ import (
 	"github.com/tradewind-mesh/tradewind/internal/admin"
 )
 
-// The resources of both regions: what a user would write to let one service call another.
+// The resources of both regions: what a user would write to let one service call another. Its protocol is tcp, because the others that
+// are compared carry connections and do not look into them either; see l7.go for requests.
 const (
 	farResources = `
 service "web" {

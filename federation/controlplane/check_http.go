@@ -71,6 +71,7 @@ func (c *checker) split(where string, of federation.ServiceName, rule string, s 
 // requests warns of an intention for certain requests to a service whose requests cannot be told apart. Patterns for many services are
 // left alone: they may well mean others.
 func (c *checker) requests(where string, i *federation.Intention, destination federation.Pattern) {
+	c.claims(where, i)
 	if len(i.HTTP) == 0 || destination.Name == "*" || destination.Namespace == "*" {
 		return
 	}
@@ -90,4 +91,21 @@ func (c *checker) requests(where string, i *federation.Intention, destination fe
 	c.warn(WarnProtocol, fmt.Sprintf("%s is for certain requests and so %s: %q is carried as tcp", where, effect, service),
 		"nobody looks into what is sent to it, so requests cannot be told apart",
 		`declare that it speaks: service "`+service.String()+`" { protocol = "http" }; or leave the http blocks out`)
+}
+
+// claims warns of a provider of tokens that is not there, once for each.
+func (c *checker) claims(where string, i *federation.Intention) {
+	missing := map[string]bool{}
+	for _, p := range i.HTTP {
+		for _, claim := range p.Claims {
+			if c.after.records[federation.Key{Kind: federation.KindJWT, Name: claim.Provider}] == nil {
+				missing[claim.Provider] = true
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(missing)) {
+		c.warn(WarnTokens, fmt.Sprintf("%s asks for claims of the token provider %q, which does not exist", where, name),
+			"nothing can vouch for its tokens, so nobody has such a claim, and who brings a bearer token is refused",
+			fmt.Sprintf("declare it: jwt %q { ... }", name))
+	}
 }

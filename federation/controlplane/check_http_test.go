@@ -21,8 +21,14 @@ func TestWarningsAboutRequests(t *testing.T) {
 	}
 	limited := func(named, destination string, action federation.Action) federation.Resource {
 		return resource(federation.KindIntention, named, &federation.Intention{Source: "client", Destination: destination, Action: action,
-			HTTP: []federation.HTTPMatch{{Path: "/x"}}})
+			HTTP: []federation.Permission{{HTTPMatch: federation.HTTPMatch{Path: "/x"}}}})
 	}
+	claiming := func(named, provider string) federation.Resource {
+		return resource(federation.KindIntention, named, &federation.Intention{Source: "client", Destination: "web", Action: federation.Allow,
+			HTTP: []federation.Permission{{Claims: []federation.ClaimMatch{{Provider: provider}, {Provider: provider}}}}})
+	}
+	idp := resource(federation.KindJWT, "idp", &federation.JWT{Issuer: "https://idp.example.com", Audiences: []string{"web"},
+		JWKSURL: "https://idp.example.com/keys"})
 	plain := federation.RouteRule{Respond: &federation.Respond{Status: 204}}
 	for _, test := range []struct {
 		put  federation.Resource
@@ -42,13 +48,15 @@ func TestWarningsAboutRequests(t *testing.T) {
 			Mirror: &federation.Mirror{Service: name("copy")}}), []federation.Code{WarnRegion, WarnService, WarnService}, "dc-berlin"},
 		{limited("fine", "web", federation.Allow), nil, ""},
 		{limited("many", "*@*", federation.Allow), nil, ""},
+		{claiming("admins", "idp"), nil, ""},
+		{claiming("nobodys", "gone"), []federation.Code{WarnTokens}, `token provider "gone", which does not exist`},
 		{limited("unseen", "unseen", federation.Allow), nil, ""},
 		{limited("allows", "db", federation.Allow), []federation.Code{WarnProtocol}, `intention "allows" is for certain requests and so allows nothing`},
 		{limited("denies", "reports@gcp-europe-west1", federation.Deny), []federation.Code{WarnProtocol}, "denies every connection"},
 		{limited("anywhere", "reports@*", federation.Deny), []federation.Code{WarnProtocol}, "denies every connection"},
 		{limited("elsewhere", "reports", federation.Deny), nil, ""}, // this region has none
 	} {
-		plan, err := r.Plan(t.Context(), put("cli", web, resolver, test.put))
+		plan, err := r.Plan(t.Context(), put("cli", web, resolver, idp, test.put))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -28,6 +28,7 @@ const (
 	WarnDuplicate federation.Code = "TW-1223" // two intentions say something about the same call
 	WarnProtocol  federation.Code = "TW-1224" // something is said about requests that nobody looks into
 	WarnSubset    federation.Code = "TW-1225" // a subset is named that no resolver defines
+	WarnTokens    federation.Code = "TW-1226" // claims of tokens are asked for that no jwt resource vouches for
 )
 
 // planner works out one plan.

@@ -118,6 +118,8 @@ func (p *Plane) build(in inbox, local *federation.Catalog) *federation.View {
 		Routes:      in.resources.routes,
 		Upstreams:   in.resources.upstreams,
 		Ingresses:   in.resources.ingresses,
+		JWT:         in.resources.jwt,
+		Drains:      in.resources.drains,
 	}
 	for _, peer := range in.peers {
 		view.Peers[peer.Region] = peer

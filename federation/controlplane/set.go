@@ -43,6 +43,8 @@ type resources struct {
 	routes     map[federation.ServiceName]federation.Route
 	upstreams  []federation.Upstream
 	ingresses  []federation.Ingress
+	jwt        []federation.JWT
+	drains     map[federation.Region]federation.Drain
 }
 
 // record is one resource as it is stored.
@@ -138,6 +140,13 @@ func cloneSpec(spec federation.Spec) federation.Spec {
 		c := *s
 		c.Hosts, c.Passthrough, c.TLS = slices.Clone(s.Hosts), slices.Clone(s.Passthrough), slices.Clone(s.TLS)
 		return &c
+	case *federation.JWT:
+		c := *s
+		c.Audiences, c.Algorithms = slices.Clone(s.Audiences), slices.Clone(s.Algorithms)
+		return &c
+	case *federation.Drain:
+		c := *s
+		return &c
 	}
 	return spec
 }
@@ -208,6 +217,7 @@ func (s *resources) compile() {
 	s.services = map[federation.ServiceName]federation.Service{}
 	s.resolvers = map[federation.ServiceName]federation.Resolver{}
 	s.routes = map[federation.ServiceName]federation.Route{}
+	s.drains = map[federation.Region]federation.Drain{}
 	for _, key := range s.keys {
 		r := s.records[key]
 		if r.damage != nil {
@@ -234,6 +244,10 @@ func (s *resources) compile() {
 			s.upstreams = append(s.upstreams, *spec)
 		case *federation.Ingress:
 			s.ingresses = append(s.ingresses, *spec)
+		case *federation.JWT:
+			s.jwt = append(s.jwt, *spec)
+		case *federation.Drain:
+			s.drains[spec.Region] = *spec
 		}
 	}
 }

@@ -23,7 +23,7 @@ type Request struct {
 // Token is what a verified JSON Web Token says.
 type Token struct {
 	Provider string         // the jwt resource that vouches for it
-	Claims   map[string]any // as encoding/json decodes them
+	Claims   map[string]any // as encoding/json decodes them, numbers as they are written (a fmt.Stringer)
 }
 
 // Lean says to which side an unclear request falls: one that brings a field several times, or a query that is not well-formed.

@@ -18,6 +18,7 @@ type Matcher struct {
 	grpc    bool
 	headers []field
 	query   []field
+	claims  []federation.ClaimMatch
 }
 
 // Compile prepares m, which is valid, for requests that lean as given.
@@ -58,6 +59,11 @@ func (c *Matcher) beside(r *Request) bool {
 	}
 	for i := range c.query {
 		if !c.query[i].parameter(r.Query, c.lean) {
+			return false
+		}
+	}
+	for i := range c.claims {
+		if !claimed(&c.claims[i], r.Tokens) {
 			return false
 		}
 	}

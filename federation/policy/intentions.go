@@ -61,6 +61,7 @@ type Intentions struct {
 	rules   []rule
 	table   map[selector]map[selector][]*rule // destination, then source, to the rules that could decide for both, in order
 	broken  *Decision
+	asks    map[federation.ServiceName][]match.Ask // by the name in a destination; see Asks
 }
 
 // rule is an intention with its patterns read and its sentences written, so that deciding allocates nothing.
@@ -113,6 +114,7 @@ func CompileIntentions(
 		p.shadows = p.shadows || p.rules[i].shadow
 		p.index(&p.rules[i])
 	}
+	p.gatherAsks()
 	return p
 }
 
@@ -121,7 +123,7 @@ func newRule(here federation.Region, i federation.Intention) (rule, error) {
 	var err error
 	lean := match.Lean(i.Action == federation.Deny)
 	for _, m := range i.HTTP {
-		c, err := match.Compile(m, lean)
+		c, err := match.CompilePermission(m, lean)
 		if err != nil {
 			return rule{}, err
 		}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"slices"
@@ -15,7 +16,10 @@ import (
 )
 
 func with(i federation.Intention, mode federation.Mode, requests ...federation.HTTPMatch) federation.Intention {
-	i.Mode, i.HTTP = mode, requests
+	i.Mode = mode
+	for _, m := range requests {
+		i.HTTP = append(i.HTTP, federation.Permission{HTTPMatch: m})
+	}
 	return i
 }
 
@@ -135,7 +139,46 @@ func naive(m federation.HTTPMatch, r *match.Request, wide bool) bool {
 	return true
 }
 
+// claimed holds the tokens of r against c as its documentation words it.
+func claimed(c federation.ClaimMatch, r *match.Request) bool {
+	for _, token := range r.Tokens {
+		if token.Provider != c.Provider {
+			continue
+		}
+		if len(c.Path) == 0 {
+			return true
+		}
+		var value any = token.Claims
+		for _, name := range c.Path {
+			object, _ := value.(map[string]any)
+			value = object[name]
+		}
+		if value == nil || len(c.Any) == 0 {
+			return value != nil
+		}
+		list, isList := value.([]any)
+		if !isList {
+			list = []any{value}
+		}
+		return slices.ContainsFunc(list, func(v any) bool { return slices.Contains(c.Any, fmt.Sprint(v)) })
+	}
+	return false
+}
+
 var (
+	somePermission = rapid.Custom(func(t *rapid.T) federation.Permission {
+		p := federation.Permission{HTTPMatch: someMatch.Draw(t, "match")}
+		if rapid.IntRange(0, 2).Draw(t, "claims") == 0 {
+			p.Claims = rapid.SliceOfN(rapid.SampledFrom([]federation.ClaimMatch{{Provider: "idp"}, {Provider: "other"},
+				{Provider: "idp", Path: []string{"roles"}, Any: []string{"admin"}}, {Provider: "idp", Path: []string{"realm", "level"}, Any: []string{"1", "2"}},
+				{Provider: "other", Path: []string{"roles"}}}), 1, 2).Draw(t, "claim")
+		}
+		return p
+	})
+	someTokens = rapid.SampledFrom([][]match.Token{nil, nil, {{Provider: "idp", Claims: map[string]any{"roles": []any{"user", "admin"}}}},
+		{{Provider: "idp", Claims: map[string]any{"roles": "user", "realm": map[string]any{"level": json.Number("2")}}}},
+		{{Provider: "other", Claims: map[string]any{"roles": []any{"admin"}}}},
+		{{Provider: "other"}, {Provider: "idp", Claims: map[string]any{"roles": "admin"}}}})
 	someMatch = rapid.Custom(func(t *rapid.T) federation.HTTPMatch {
 		var m federation.HTTPMatch
 		path := rapid.SampledFrom([]string{"", "/", "/a", "/a/b", "/a/"}).Draw(t, "path")
@@ -159,7 +202,7 @@ var (
 		return m
 	})
 	someRequest = rapid.Custom(func(t *rapid.T) *match.Request {
-		return &match.Request{Method: rapid.SampledFrom([]string{"GET", "PUT"}).Draw(t, "method"),
+		return &match.Request{Tokens: someTokens.Draw(t, "tokens"), Method: rapid.SampledFrom([]string{"GET", "PUT"}).Draw(t, "method"),
 			Path:   rapid.SampledFrom([]string{"/", "/a", "/a/", "/a/b", "/ab", "/a/b/c"}).Draw(t, "path"),
 			Query:  rapid.SampledFrom([]string{"", "v=admin", "v=user&v=x", "w=1&v=%61dmin", "v=%zz", "v=a+b", "v"}).Draw(t, "query"),
 			Header: map[string][]string{"X-Role": rapid.SampledFrom([][]string{nil, {"admin"}, {"user", "admin"}, {"user, x"}, {""}}).Draw(t, "role")}}
@@ -175,7 +218,7 @@ func TestRequestsAgreeWithOracle(t *testing.T) {
 			Source: rapid.SampledFrom([]string{"*", "web", "web@*", "*@*"}).Draw(t, "source"), Destination: rapid.SampledFrom([]string{"*",
 				"cart", "*@*"}).Draw(t, "destination"),
 			Action: rapid.SampledFrom([]federation.Action{federation.Allow, federation.Deny}).Draw(t, "action"),
-			HTTP:   rapid.SliceOfN(someMatch, 0, 2).Draw(t, "http")}
+			HTTP:   rapid.SliceOfN(somePermission, 0, 2).Draw(t, "http")}
 		if i.Action == federation.Allow {
 			i.Require = rapid.SampledFrom([]federation.Assurance{0, federation.AssuranceMTLS}).Draw(t, "require")
 		}
@@ -250,7 +293,9 @@ func firstOf(rules []federation.Intention, a federation.Assurance, r *match.Requ
 		if i.Mode == federation.Shadow && !shadow {
 			continue
 		}
-		if len(i.HTTP) > 0 && !slices.ContainsFunc(i.HTTP, func(m federation.HTTPMatch) bool { return naive(m, r, i.Action == federation.Deny) }) {
+		if len(i.HTTP) > 0 && !slices.ContainsFunc(i.HTTP, func(p federation.Permission) bool {
+			return naive(p.HTTPMatch, r, i.Action == federation.Deny) && !slices.ContainsFunc(p.Claims, func(c federation.ClaimMatch) bool { return !claimed(c, r) })
+		}) {
 			continue
 		}
 		allowed := i.Action == federation.Allow && a >= max(i.Require, federation.AssuranceBinding)
@@ -282,6 +327,57 @@ func BenchmarkDecideRequest(b *testing.B) {
 	for b.Loop() {
 		if !p.DecideRequest(id, federation.AssuranceMTLS, aws, callee, r).Allowed {
 			b.Fatal("denied")
+		}
+	}
+}
+
+func TestAsks(t *testing.T) {
+	claim := func(i federation.Intention, mode federation.Mode, providers ...string) federation.Intention {
+		i.Mode = mode
+		for _, p := range providers {
+			i.HTTP = append(i.HTTP, federation.Permission{Claims: []federation.ClaimMatch{{Provider: p}}})
+		}
+		return i
+	}
+	p := CompileIntentions(aws, domains(), []federation.Intention{
+		claim(allow("one", "web", "shop/cart"), "", "b", "a"), claim(deny("two", "*", "shop/*@*"), "", "c"),
+		claim(allow("three", "web", "*"), federation.Shadow, "a", "d"), claim(allow("four", "web", "shop/cart"), federation.Shadow, "e"),
+		allow("five", "web", "plain"),
+	})
+	for _, test := range []struct {
+		callee federation.ServiceName
+		want   string
+	}{
+		{federation.ServiceName{Namespace: "shop", Name: "cart"}, "[{a true} {b true} {c true} {d false} {e false}]"},
+		{federation.ServiceName{Namespace: "shop", Name: "other"}, "[{a false} {c true} {d false}]"},
+		{name("plain"), "[{a false} {d false}]"},
+	} {
+		if got := fmt.Sprint(p.Asks(test.callee)); got != test.want {
+			t.Errorf("%v: %s, want %s", test.callee, got, test.want)
+		}
+		if n := testing.AllocsPerRun(10, func() { p.Asks(test.callee) }); n != 0 {
+			t.Errorf("%v allocations", n)
+		}
+	}
+	if asks := CompileIntentions(aws, domains(), judged()).Asks(name("checkout")); asks != nil {
+		t.Errorf("nobody asks for a token: %v", asks)
+	}
+}
+
+// A token says who the user is, never who the caller is: CVE-2023-3518 took one for the other.
+func TestATokenIsNoIdentity(t *testing.T) {
+	i := allow("one", "web", "checkout")
+	i.HTTP = []federation.Permission{{Claims: []federation.ClaimMatch{{Provider: "idp", Path: []string{"roles"}, Any: []string{"admin"}}}}}
+	p := CompileIntentions(aws, domains(), []federation.Intention{i})
+	admin := &match.Request{Tokens: []match.Token{{Provider: "idp", Claims: map[string]any{"roles": "admin"}}}}
+	for _, test := range []struct {
+		caller  string
+		request *match.Request
+		want    bool
+	}{{"web", admin, true}, {"batch", admin, false}, {"web", &match.Request{}, false},
+		{"web", &match.Request{Tokens: []match.Token{{Provider: "other", Claims: admin.Tokens[0].Claims}}}, false}} {
+		if d := p.DecideRequest(workload(aws, test.caller), federation.AssuranceMTLS, aws, name("checkout"), test.request); d.Allowed != test.want {
+			t.Errorf("%s with %v: %+v", test.caller, test.request.Tokens, d)
 		}
 	}
 }

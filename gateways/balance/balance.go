@@ -68,8 +68,10 @@ type Balancer struct {
 type group struct {
 	snapshot uint64
 	states   map[Endpoint]*state
+	bound    bool // there was a pool before: what is new now has come up just now
 	regions  map[federation.Region]*Region
 	ejecting sync.Mutex       // makes "count the ejected, then eject" one step
+	warm     atomic.Int64     // until when some member warms up, by clock.ns
 	judgment atomic.Int64     // when success rates are compared next, by clock.ns; 0: not yet known
 	keying   sync.Mutex       // held for moments; while choosing only the first time that a pool is asked for a key
 	keys     map[string]*keys // of the newest pools that were asked for keys, by subset
@@ -99,9 +101,13 @@ func (b *Balancer) Bind(t Target) *Pool {
 		}
 		if m.state == nil {
 			m.state = &state{}
+			if g.bound {
+				g.wake(m.state, b.clock.ns())
+			}
 		}
 		fresh[m.Endpoint] = m.state
 	}
+	g.bound = true
 	p.bindSubsets()
 	if t.Snapshot < g.snapshot { // a connection that still holds an old snapshot: add, never take away
 		for e, s := range fresh {

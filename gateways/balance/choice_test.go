@@ -1,6 +1,7 @@
 package balance_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -210,5 +211,92 @@ func TestPanicUsesAll(t *testing.T) {
 		if got := picked(); got != n/2 {
 			t.Errorf("after it was over %d of %d members were used", got, n)
 		}
+	}
+}
+
+// TestNewInstancesWarmUp: from nothing to thirty instances, one a second; a request takes 100 ms, and there are 200 a second.
+func TestNewInstancesWarmUp(t *testing.T) {
+	w := newWorld(13)
+	bound := 0
+	var p *balance.Pool
+	scale := func(n int) {
+		bound++
+		p = bind(w.Balancer, balance.Target{Snapshot: uint64(bound), Service: shop, Members: members(make([]uint16, n)...), Outlier: outlier})
+	}
+	scale(0)
+	type open struct {
+		until time.Time
+		lease balance.Lease
+	}
+	var under []open
+	got := make([]int, 30)
+	second := func() {
+		clear(got)
+		for range 200 {
+			w.now = w.now.Add(5 * time.Millisecond)
+			for len(under) > 0 && !w.now.Before(under[0].until) {
+				under[0].lease.Done(balance.Answered)
+				under = under[1:]
+			}
+			l, ok := p.Pick(nil, balance.Usable)
+			if !ok {
+				t.Fatal("nothing to pick")
+			}
+			got[l.Index()]++
+			under = append(under, open{w.now.Add(100 * time.Millisecond), l})
+		}
+	}
+	for n := 1; n <= 30; n++ {
+		scale(n)
+		second()
+		fair := 200 / n
+		if n > 12 && slices.Max(got) > 4*fair {
+			t.Errorf("with %d instances one got %d of 200: %v", n, slices.Max(got), got)
+		}
+		if n > 12 && got[n-1] > fair/2+2 {
+			t.Errorf("with %d instances the newest got %d of 200 at once", n, got[n-1])
+		}
+		if n > 1 && n < 5 && got[0] > 200*9/10 {
+			t.Errorf("with %d instances, all of them new, the first got %d of 200", n, got[0])
+		}
+	}
+	for range 12 {
+		second()
+	}
+	if least := slices.Min(got); least < 2 {
+		t.Errorf("all are warm, and one got %d of 200: %v", least, got)
+	}
+}
+
+// TestRecoveredInstanceWarmsUp: so does one that is healthy again.
+func TestRecoveredInstanceWarmsUp(t *testing.T) {
+	w := newWorld(14)
+	health := lane(true, true)
+	p := bind(w.Balancer, balance.Target{Service: shop, Members: members(100, 100), Outlier: outlier, Lane: health})
+	share := func() int {
+		n := 0
+		for range 1000 {
+			l, _ := p.Pick(nil, balance.Usable)
+			if l.Index() == 1 {
+				n++
+			}
+			l.Done(balance.Answered)
+		}
+		return n
+	}
+	health.Store(1, federation.SlotHealth{Total: 1})
+	if n := share(); n != 0 {
+		t.Fatalf("%d went to one that is down", n)
+	}
+	health.Store(1, federation.SlotHealth{Healthy: 1, Total: 1})
+	last := 0
+	for _, step := range []struct{ least, most int }{{10, 250}, {150, 450}, {400, 600}} {
+		if last = share(); last < step.least || last > step.most {
+			t.Errorf("%d of 1000, want %+v", last, step)
+		}
+		w.now = w.now.Add(5 * time.Second)
+	}
+	if last = share(); last < 400 || last > 600 {
+		t.Errorf("%d of 1000 when warm", last)
 	}
 }

@@ -113,7 +113,7 @@ func (p *Pool) Pick(tried []int, mode Mode) (Lease, bool) {
 		return Lease{}, false
 	}
 	if p.target.Balance != federation.BalanceRandom && p.target.Balance != federation.BalanceMaglev { // which without a key is the same
-		if b := p.draw(now, a, tried, mode); b >= 0 && p.cheaper(now, b, a) {
+		if b := p.draw(now, a, tried, mode); b >= 0 && p.mayBeat(now, b, a) && p.cheaper(now, b, a) {
 			a = b
 		}
 	}
@@ -166,10 +166,11 @@ func (p *Pool) draw(now int64, not int, tried []int, mode Mode) int {
 		return -1
 	}
 	admitted := func(i int) bool { return i != not && p.free(now, i, tried, mode) }
+	warming := now < p.group.warm.Load()
 	if n > draws { // in a small service the scan costs no more than the luck
 		for range draws {
 			x := p.below(p.sums[n-1])
-			if i := sort.Search(n, func(i int) bool { return p.sums[i] > x }); admitted(i) {
+			if i := sort.Search(n, func(i int) bool { return p.sums[i] > x }); admitted(i) && (!warming || p.chance(p.members[i].state.share(now))) {
 				return i
 			}
 		}
@@ -181,6 +182,9 @@ func (p *Pool) draw(now int64, not int, tried []int, mode Mode) int {
 			continue
 		}
 		w := uint64(p.members[i].Weight)
+		if warming {
+			w = max(1, uint64(float64(w)*1000*p.members[i].state.share(now)))
+		}
 		sum += w
 		if held < 0 || p.below(sum) < w {
 			held = i
@@ -195,6 +199,16 @@ func (p *Pool) below(n uint64) uint64 {
 	return hi
 }
 
+// chance is true with a probability of share.
+func (p *Pool) chance(share float64) bool {
+	return share >= 1 || p.below(1<<20) < uint64(share*(1<<20))
+}
+
+// mayBeat reports whether b may be preferred to a for its lower cost: one that warms up is idle, and would get everything.
+func (p *Pool) mayBeat(now int64, b, a int) bool {
+	return now >= p.group.warm.Load() || p.chance(p.members[b].state.share(now)/p.members[a].state.share(now))
+}
+
 // free reports whether member i may be chosen now.
 func (p *Pool) free(now int64, i int, tried []int, mode Mode) bool {
 	return !slices.Contains(tried, i) && p.admits(now, i, mode)
@@ -203,6 +217,7 @@ func (p *Pool) free(now int64, i int, tried []int, mode Mode) bool {
 func (p *Pool) admits(now int64, i int, mode Mode) bool {
 	if !p.healthy(i) {
 		p.members[i].state.excuse(now)
+		p.group.wake(p.members[i].state, now)
 		return mode == Any
 	}
 	return mode != Usable || !p.members[i].state.ejected(now)

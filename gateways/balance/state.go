@@ -21,6 +21,11 @@ const (
 	// latencyTolerance is the ratio up to which two latencies count as equal, for the same reason.
 	latencyTolerance = 1.25
 
+	// warmUp is how long an instance that is new among others, or healthy again, takes to get its full share, starting at warmLeast of
+	// it: caches are cold, code is not compiled yet, and the connections of all gateways come at once.
+	warmUp    = 10 * time.Second
+	warmLeast = 0.1
+
 	// maxEjection bounds the growth of the ejection time: Envoy's max_ejection_time. Active checks know better by then.
 	maxEjection = 5 * time.Minute
 )
@@ -46,9 +51,28 @@ func (c clock) ns() int64 { return int64(c.now().Sub(c.base)) }
 type state struct {
 	average  atomic.Uint64 // peak-sensitive moving average of connect times, see pack
 	inflight atomic.Int64
+	born     atomic.Int64  // when it became one to choose from, by clock.ns; 0: before anybody looked
 	good     atomic.Uint32 // since success rates were last compared; only counted where they are
 	bad      atomic.Uint32
 	trouble
+}
+
+// share is how much of its full share the endpoint gets while it warms up.
+func (s *state) share(now int64) float64 {
+	born := s.born.Load()
+	if age := now - born; born != 0 && age < int64(warmUp) {
+		return max(warmLeast, float64(age)/float64(warmUp))
+	}
+	return 1
+}
+
+// wake notes that the endpoint cannot be chosen at now: it warms up from when that is over.
+func (g *group) wake(s *state, now int64) {
+	if now-s.born.Load() < int64(lookAfter) {
+		return // often enough
+	}
+	s.born.Store(now)
+	g.warm.Store(now + int64(warmUp))
 }
 
 // trouble is the record of failures of an endpoint or a region.

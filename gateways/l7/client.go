@@ -38,9 +38,10 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 
 // Client is a connection to an instance or a gateway.
 type Client struct {
-	pool *Pool
-	key  any
-	conn *clocked
+	pool  *Pool
+	key   any
+	group *group // guarded by the pool's lock
+	conn  *clocked
 
 	// HTTP/1: one request at a time.
 	reader  *http1.Reader

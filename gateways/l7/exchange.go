@@ -140,7 +140,7 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	b.begun = true
 	n, err := b.meter.read(b.src, p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		b.done.Store(true)
 		StripReserved(b.trailer)
 	}

@@ -79,7 +79,7 @@ func (p *proxy) handle(x *Exchange) {
 	if k == nil {
 		c, err := net.Dial("tcp", p.to)
 		if err != nil {
-			_, _ = x.Respond(Text(503, err.Error()))
+			_, _ = x.Respond(Text(503, err.Error())) //nolint:bodyclose // Respond closes it
 			return
 		}
 		if k, err = p.pool.Add(p.to, c.(*net.TCPConn), p.two); err != nil {
@@ -87,7 +87,7 @@ func (p *proxy) handle(x *Exchange) {
 			return
 		}
 	}
-	res, err := k.Do(x.Request, Way{Deadline: time.Now().Add(5 * time.Second), Idle: 5 * time.Second, Interim: x.Interim})
+	res, err := k.Do(x.Request, Way{Deadline: time.Now().Add(5 * time.Second), Idle: 5 * time.Second, Interim: x.Interim}) //nolint:bodyclose // Respond closes it
 	if err != nil {
 		_, _ = x.Respond(Text(502, err.Error()))
 		return
@@ -366,9 +366,9 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 			t.Errorf("two=%v: the instance saw %d connections", two, len(from))
 		}
 		// A stream of HTTP/2 ends a moment after its response.
-		for deadline := time.Now().Add(10 * time.Second); len(p.pool.idle)+len(p.pool.shared) != 0; runtime.Gosched() {
+		for deadline := time.Now().Add(10 * time.Second); len(p.pool.groups) != 0; runtime.Gosched() {
 			if p.pool.Sweep(time.Now().Add(time.Hour)); time.Now().After(deadline) {
-				t.Fatalf("two=%v: old connections were kept: %v, %v", two, p.pool.idle, p.pool.shared)
+				t.Fatalf("two=%v: old connections were kept: %v", two, p.pool.groups)
 			}
 		}
 	}

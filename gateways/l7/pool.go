@@ -25,9 +25,15 @@ const (
 // use. It starts nothing: somebody must call Sweep.
 type Pool struct {
 	mu     sync.Mutex
-	idle   map[any][]*Client // of HTTP/1, the one used last at the end
-	shared map[any][]*Client // of HTTP/2
+	groups map[any]*group
 	closed bool // nothing is kept that is not in use
+}
+
+// group is the connections for one key. Keys are large: a connection knows its group, so that nobody looks for it when it comes back.
+type group struct {
+	idle   []*Client // of HTTP/1, the one used last at the end
+	shared []*Client // of HTTP/2
+	gone   bool      // it is no longer in the pool
 }
 
 // transport makes clients of HTTP/2 of connections that are there already.
@@ -86,20 +92,37 @@ func (k *Client) intact() bool {
 func (p *Pool) take(key any) *Client {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, k := range p.shared[key] {
+	g := p.groups[key]
+	if g == nil {
+		return nil
+	}
+	for _, k := range g.shared {
 		if k.fits() && k.two.Reserve() == nil {
 			k.rested = time.Now()
 			return k
 		}
 	}
-	list := p.idle[key]
-	if len(list) == 0 {
+	last := len(g.idle) - 1
+	if last < 0 {
 		return nil
 	}
-	k := list[len(list)-1]
-	list[len(list)-1] = nil
-	p.idle[key] = list[:len(list)-1]
+	k := g.idle[last]
+	g.idle[last] = nil
+	g.idle = g.idle[:last]
 	return k
+}
+
+// groupOf returns the group for key.
+func (p *Pool) groupOf(key any) *group {
+	g := p.groups[key]
+	if g == nil {
+		if p.groups == nil {
+			p.groups = map[any]*group{}
+		}
+		g = &group{}
+		p.groups[key] = g
+	}
+	return g
 }
 
 // Add returns a client on c, a new connection for key, for one request at once. One of HTTP/2 is shared from then on.
@@ -119,10 +142,8 @@ func (p *Pool) Add(key any, c Conn, two bool) (*Client, error) {
 	k.rested = time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.shared == nil {
-		p.shared = map[any][]*Client{}
-	}
-	p.shared[key] = append(p.shared[key], k)
+	k.group = p.groupOf(key)
+	k.group.shared = append(k.group.shared, k)
 	return k, nil
 }
 
@@ -130,14 +151,17 @@ func (p *Pool) Add(key any, c Conn, two bool) (*Client, error) {
 func (p *Pool) put(k *Client) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.idle[k.key]) >= maxIdle {
+	if p.closed {
 		return false
 	}
-	if p.idle == nil {
-		p.idle = map[any][]*Client{}
+	if k.group == nil || k.group.gone {
+		k.group = p.groupOf(k.key)
+	}
+	if len(k.group.idle) >= maxIdle {
+		return false
 	}
 	k.rested = time.Now()
-	p.idle[k.key] = append(p.idle[k.key], k)
+	k.group.idle = append(k.group.idle, k)
 	return true
 }
 
@@ -151,21 +175,22 @@ func (p *Pool) Sweep(now time.Time) {
 func (p *Pool) old(now time.Time) (out []*Client) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for key := range p.idle {
-		out = keep(p.idle, key, out, func(k *Client) bool { return !p.closed && now.Sub(k.rested) <= idleFor && k.fits() })
-	}
-	for key := range p.shared {
-		out = keep(p.shared, key, out, func(k *Client) bool {
+	for key, g := range p.groups {
+		g.idle, out = keep(g.idle, out, func(k *Client) bool { return !p.closed && now.Sub(k.rested) <= idleFor && k.fits() })
+		g.shared, out = keep(g.shared, out, func(k *Client) bool {
 			return k.two.InFlight() > 0 || !p.closed && k.two.Err() == nil && now.Sub(k.rested) <= idleFor && k.fits()
 		})
+		if len(g.idle)+len(g.shared) == 0 {
+			g.gone = true
+			delete(p.groups, key)
+		}
 	}
 	return out
 }
 
-// keep keeps of the connections for key those that are good, and appends the others to out.
-func keep(of map[any][]*Client, key any, out []*Client, good func(*Client) bool) []*Client {
-	list := of[key]
-	kept := list[:0]
+// keep returns those of list that are good, and out with the others behind.
+func keep(list, out []*Client, good func(*Client) bool) (kept, bad []*Client) {
+	kept = list[:0]
 	for _, k := range list {
 		if good(k) {
 			kept = append(kept, k)
@@ -174,10 +199,7 @@ func keep(of map[any][]*Client, key any, out []*Client, good func(*Client) bool)
 		}
 	}
 	clear(list[len(kept):])
-	if of[key] = kept; len(kept) == 0 {
-		delete(of, key)
-	}
-	return out
+	return kept, out
 }
 
 // Drain closes every connection that is not in use, and has the others closed when they no longer are. They can still be used.
@@ -192,14 +214,12 @@ func (p *Pool) Drain() {
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
-	idle, shared := p.idle, p.shared
-	p.idle, p.shared = nil, nil
+	groups := p.groups
+	p.groups = nil
 	p.mu.Unlock()
-	for _, lists := range []map[any][]*Client{idle, shared} {
-		for _, list := range lists {
-			for _, k := range list {
-				k.Close()
-			}
+	for _, g := range groups {
+		for _, k := range append(g.idle, g.shared...) {
+			k.Close()
 		}
 	}
 }

@@ -3,6 +3,7 @@ package l7
 import (
 	"cmp"
 	"context"
+	"errors"
 	"io"
 	"log"
 	"net"
@@ -19,7 +20,8 @@ func (s *Session) serve2(ctx context.Context, c *withPrefix) {
 		Handler: s.server, BaseContext: func(net.Listener) context.Context { return ctx },
 		Protocols: onlyTwo(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame, WriteByteTimeout: s.server.Idle},
 		MaxHeaderBytes:    cmp.Or(s.server.Rules.MaxHead, maxHead),
-		ReadHeaderTimeout: headTimeout, IdleTimeout: s.server.Idle, ErrorLog: log.New(io.Discard, "", 0),
+		ReadHeaderTimeout: headTimeout, IdleTimeout: s.server.Idle,
+		ErrorLog: log.New(io.Discard, "", 0), //nolint:forbidigo // the library wants one, to say nothing
 	}
 	s.mu.Lock()
 	s.two = server
@@ -77,7 +79,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if s.Refused != nil {
 			s.Refused(err)
 		}
-		_, _ = d.respond(Text(err.Status, "bad request: "+err.Reason))
+		answer := Text(err.Status, "bad request: "+err.Reason)
+		_, _ = d.respond(answer)
 		return
 	}
 	if !s.Gateway {
@@ -145,7 +148,7 @@ func (b *watched) Read(p []byte) (int, error) {
 	b.begun = true
 	b.mu.Unlock()
 	n, err := b.meter.read(b.ReadCloser, p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		StripReserved(b.trailer)
 	}
 	return n, err

@@ -7,16 +7,29 @@ import (
 	"time"
 )
 
-// The constants of Gradient2 in Netflix's concurrency-limits, whose defaults they are.
+// The rule is that of Gradient2 in Netflix's concurrency-limits, with shorter windows and some evidence asked for first.
 const (
-	adaptWindow    = time.Second // between two changes of the limit
-	adaptSamples   = 10          // fewer do not make a window
-	adaptLong      = 600         // windows whose mean is taken to be the latency without queues
-	adaptWarm      = 10          // windows until that mean is a moving one
-	adaptTolerance = 1.5         // how much slower than that a window may be before the limit falls
-	adaptSmoothing = 0.2         // share of the new in the next limit
-	adaptQueue     = 4           // requests that may queue: what the limit grows by while nothing gets slower
-	adaptBackoff   = 0.9         // of the limit that is left after a window in which something was given up
+	adaptWindow    = 250 * time.Millisecond // between two changes of the limit: a queue must be seen before it is long
+	adaptSamples   = 10                     // fewer do not make a window
+	adaptLong      = 2400                   // windows whose mean is taken to be the latency without queues: ten minutes
+	adaptWarm      = 10                     // windows until that mean is a moving one, and until it is a yardstick
+	adaptTolerance = 1.5                    // how much slower than that a window may be before the limit falls
+	adaptSwift     = 1.2                    // up to which nothing queues at all
+	adaptSmoothing = 0.2                    // share of the new in the next limit
+	adaptQueue     = 4                      // requests that may queue: what the limit grows by while nothing gets slower
+	adaptSpare     = 0.5                    // of the limit, that it grows by while nothing queues: it doubles in two seconds
+	adaptBackoff   = 0.9                    // of the limit that is left after a window in which something was given up
+	adaptGivenUp   = 10                     // percent of a window's requests that must be: a service has some errors of its own
+	adaptSwayed    = 0.7                    // of the limit in use, from which on it is taken to be what makes the service slow
+	adaptProven    = time.Minute            // for which a limit that was needed once is held against requests
+
+	// A limit that has come down to adaptCut of what it was, and the latency has not to adaptEased, was not what made the service slow: its
+	// requests are different ones now, or something behind it is slow.
+	adaptCut   = 0.7
+	adaptEased = 0.85
+
+	// fewInside is how many requests are never too many: a service that cannot do so many at once needs a limit that is configured.
+	fewInside = 20
 )
 
 // AdaptiveConfig is what an Adaptive needs.
@@ -36,14 +49,18 @@ type Adaptive struct {
 	// The window at the moment. Under races a sample may be counted in the next one.
 	since atomic.Int64 // 0: none yet
 	count atomic.Int64
-	sum   atomic.Int64 // of latencies, ns
+	sum   atomic.Int64 // of the logarithms of latencies, in millionths: one that takes long by nature must not sway the mean
 	most  atomic.Int64 // requests inside
-	lost  atomic.Bool
+	lost  atomic.Int64
 
 	mu       sync.Mutex // held by the one that ends a window; nobody waits for it
 	estimate float64    // of the limit
 	long     float64    // mean latency of windows, ns
 	windows  int
+	before   float64      // limit when it began to fall; 0: it does not
+	slow     float64      // latency then, ns
+	again    bool         // the last window was slow as well
+	proven   atomic.Int64 // until when the limit is known to be needed
 }
 
 // NewAdaptive returns an Adaptive at its initial limit.
@@ -97,11 +114,11 @@ func (a *Adaptive) End(took time.Duration, o Outcome, now time.Duration) {
 		return
 	}
 	if o == Dropped {
-		a.lost.Store(true)
+		a.lost.Add(1)
 	}
 	for most := a.most.Load(); inside > most && !a.most.CompareAndSwap(most, inside); most = a.most.Load() {
 	}
-	a.sum.Add(int64(max(took, 1)))
+	a.sum.Add(int64(math.Log(float64(max(took, 1))) * 1e6))
 	count := a.count.Add(1)
 	since := a.since.Load()
 	if since == 0 {
@@ -111,19 +128,62 @@ func (a *Adaptive) End(took time.Duration, o Outcome, now time.Duration) {
 	if count >= adaptSamples && int64(now)-since >= int64(adaptWindow) && a.mu.TryLock() {
 		if a.since.Load() == since { // not ended by another in between
 			a.since.Store(int64(now))
-			a.adapt()
+			a.adapt(now)
 		}
 		a.mu.Unlock()
 	}
 }
 
 // adapt sets the limit after a window. a.mu is held.
-func (a *Adaptive) adapt() {
-	count, sum, most, lost := a.count.Swap(0), a.sum.Swap(0), float64(a.most.Swap(0)), a.lost.Swap(false)
+func (a *Adaptive) adapt(now time.Duration) {
+	count, sum, most, lost := a.count.Swap(0), a.sum.Swap(0), float64(a.most.Swap(0)), a.lost.Swap(0)
 	if count == 0 {
 		return
 	}
-	short := float64(sum) / float64(count)
+	short := math.Exp(float64(sum) / float64(count) / 1e6)
+	if !(short > a.long && now < a.until() && most > a.estimate*adaptSwayed) { // what an overload does is never taken for normal
+		a.learn(short)
+	}
+	gradient := max(0.5, min(1, adaptTolerance*a.long/short))
+	overload := lost*100 >= count*adaptGivenUp && lost > 0
+	if gradient == 1 && !overload {
+		a.before, a.again = 0, false
+		if now >= a.until() {
+			a.estimate = max(a.estimate, most) // so many were no burden
+		}
+	} else if again := a.again; most >= fewInside && a.windows > adaptWarm {
+		if a.again = true; !again { // once may be chance
+			return
+		}
+		if now >= a.until() {
+			a.estimate = max(a.estimate, most/2) // what was never tried before may be right: no more than half of it is refused
+		}
+		if a.before == 0 {
+			a.before, a.slow = a.estimate, short
+		}
+		a.proven.Store(int64(now + adaptProven))
+	}
+	switch next := a.estimate; {
+	case overload:
+		a.estimate = next * adaptBackoff
+	case most < next/2: // it was not the limit that held them back
+		return
+	case a.before > 0 && next < a.before*adaptCut && short > a.slow*adaptEased:
+		a.estimate, a.long, a.before = max(a.before, most), short, 0
+		a.proven.Store(0)
+	default:
+		queue := float64(adaptQueue)
+		if short < adaptSwift*a.long {
+			queue = max(queue, next*adaptSpare)
+		}
+		a.estimate += (next*gradient + queue - next) * adaptSmoothing
+	}
+	a.estimate = min(max(a.estimate, float64(a.cfg.Least)), float64(a.cfg.Most))
+	a.limit.Store(int64(math.Round(a.estimate)))
+}
+
+// learn takes the latency of a window into the mean of those without queues.
+func (a *Adaptive) learn(short float64) {
 	a.windows++
 	if a.windows <= adaptWarm {
 		a.long += (short - a.long) / float64(a.windows)
@@ -133,18 +193,27 @@ func (a *Adaptive) adapt() {
 	if a.long > 2*short { // after an overload that lasted: it must not be taken for normal
 		a.long *= 0.95
 	}
-	switch next := a.estimate; {
-	case lost:
-		a.estimate = next * adaptBackoff
-	case most < next/2: // it was not the limit that held them back
-		return
-	default:
-		gradient := max(0.5, min(1, adaptTolerance*a.long/short))
-		next = next*gradient + adaptQueue
-		a.estimate = a.estimate*(1-adaptSmoothing) + next*adaptSmoothing
+}
+
+func (a *Adaptive) until() time.Duration { return time.Duration(a.proven.Load()) }
+
+// Admit is Begin unless as many are inside as share of the limit allows, 1 being all of it. It refuses nothing while few are inside, or
+// while it is not known that more would make the service slow.
+func (a *Adaptive) Admit(share float64, now time.Duration) bool {
+	inside := a.inside.Add(1)
+	if inside <= fewInside || int64(now) >= a.proven.Load() || float64(inside) <= share*float64(a.limit.Load()) {
+		return true
 	}
-	a.estimate = min(max(a.estimate, float64(a.cfg.Least)), float64(a.cfg.Most))
-	a.limit.Store(int64(math.Round(a.estimate)))
+	a.inside.Add(-1)
+	return false
+}
+
+// Spare is how many more requests Admit would let in at the moment; false while that is not known.
+func (a *Adaptive) Spare(share float64, now time.Duration) (int, bool) {
+	if int64(now) >= a.proven.Load() {
+		return 0, false
+	}
+	return max(0, int(max(fewInside, share*float64(a.limit.Load())))-a.InFlight()), true
 }
 
 // Limit is how many requests the service can take at the same time, as far as is known.

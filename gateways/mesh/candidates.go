@@ -2,6 +2,8 @@ package mesh
 
 import (
 	"cmp"
+	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -21,20 +23,26 @@ const (
 	dropNoPath         // no live session with its gateways
 	dropUnhealthy      // it has no healthy instance
 	dropAvoided        // it failed too often in a row
+	dropDrained        // it is drained
+	dropReturning      // it was drained, and gets its share back little by little: this one is not part of it
 	dropOld            // its catalog is too old to be preferred to anything
 )
 
 func (d drop) String() string {
 	return [...]string{
-		"", "not allowed", "no live path to its gateways", "no healthy instance", "failed too often in a row", "its catalog is OLD: last resort",
+		"", "not allowed", "no live path to its gateways", "no healthy instance", "failed too often in a row",
+		"drained: last resort", "back from a drain, and not at its full share yet", "its catalog is OLD: last resort",
 	}[d]
 }
+
+// isPanic reports whether a candidate that was passed over for d is tried although its instances looked bad.
+func (d drop) isPanic() bool { return d != dropNot && d != dropDrained && d != dropReturning }
 
 // weigh says whether c, which is allowed, is worth trying now, and how far away it is. For a local candidate that is left to
 // the pool: only picking knows.
 func (m *Mesh) weigh(service federation.ServiceName, c *route.Candidate) (drop, time.Duration) {
 	if c.IsLocal() {
-		return dropNot, 0
+		return drained(c), 0
 	}
 	path := m.cfg.Tunnel.Path(c.Region)
 	memory := m.cfg.Balance.Region(service, c.Region)
@@ -52,7 +60,21 @@ func (m *Mesh) weigh(service federation.ServiceName, c *route.Candidate) (drop, 
 	case c.Freshness >= federation.FreshnessOld:
 		return dropOld, path.RTT
 	}
-	return dropNot, path.RTT
+	return drained(c), path.RTT
+}
+
+// drained says what a drain has to do with c. Who draws lots about a region that comes back is to look at plan.lucky.
+func drained(c *route.Candidate) drop {
+	if c.Drain == nil {
+		return dropNot
+	}
+	switch share := c.Drain.Share(time.Now()); {
+	case share == 0:
+		return dropDrained
+	case share < 1:
+		return dropReturning
+	}
+	return dropNot
 }
 
 // step is one candidate to try.
@@ -71,7 +93,10 @@ type plan struct {
 	snap     *route.Snapshot
 	upstream *route.Upstream
 	who      *caller
-	request  *match.Request // nil: a connection
+	request  *match.Request                          // nil: a connection
+	lot      uint64                                  // what is drawn for the share of a region that comes back, the same for one client at all times; 0: at random
+	without  federation.Region                       // region that is left out, to learn what would be then
+	judge    func(federation.Region) policy.Decision // decides in place of the intentions on who; nil: they do
 
 	at        int     // first candidate of the next rank
 	ready     []step  // of the rank at hand, nearest first
@@ -83,6 +108,7 @@ type plan struct {
 	passed    bool              // the preferred region was passed over, not tried in vain
 	blocked   drop              // why the first region that was passed over was
 	refusal   policy.Decision   // the first denial
+	missing   *step             // the best region that cannot serve, of a request
 }
 
 // next returns the candidate to try next; false when there is none left.
@@ -106,11 +132,12 @@ func (p *plan) next() (step, bool) {
 
 // passOver notes that s cannot serve now, so that it is tried again when nothing else is left.
 func (p *plan) passOver(s step, why drop) {
+	p.missed(s, why)
 	if p.blocked == dropNot {
 		p.blocked = why
 	}
 	if p.preferred == s.Region {
-		p.passed = true
+		p.passed = why != dropReturning // that is no failover, but the end of one
 	}
 	if why != dropNoPath && !p.panicking {
 		s.why = why
@@ -118,7 +145,18 @@ func (p *plan) passOver(s step, why drop) {
 	}
 }
 
+// lucky draws whether a call may go to c, which comes back from a drain.
+func (p *plan) lucky(c *route.Candidate) bool {
+	if p.lot == 0 {
+		p.lot = rand.Uint64() | 1
+	}
+	return float64(p.lot)/math.MaxUint64 < c.Drain.Share(time.Now())
+}
+
 func (p *plan) authorize(region federation.Region) policy.Decision {
+	if p.judge != nil {
+		return p.judge(region)
+	}
 	if p.request != nil {
 		return p.snap.AuthorizeRequest(p.who.id, p.who.assurance, region, p.upstream.Service, p.request)
 	}
@@ -132,6 +170,9 @@ func (p *plan) gather() {
 	rank, settled := candidates[p.at].Rank, p.preferred != ""
 	for ; p.at < len(candidates) && candidates[p.at].Rank == rank; p.at++ {
 		c := &candidates[p.at]
+		if c.Region == p.without {
+			continue
+		}
 		decision := p.authorize(c.Region)
 		if !decision.Allowed {
 			if p.refusal.Rule == "" {
@@ -143,6 +184,9 @@ func (p *plan) gather() {
 			p.preferred = c.Region
 		}
 		why, rtt := p.mesh.weigh(p.upstream.Service, c)
+		if why == dropReturning && p.lucky(c) {
+			why = dropNot
+		}
 		if s := (step{Candidate: c, decision: decision, rtt: rtt}); why == dropNot {
 			p.ready = append(p.ready, s)
 		} else {

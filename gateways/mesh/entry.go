@@ -57,13 +57,13 @@ func (m *Mesh) shut() {
 // or in a peer's region. The caller learns nothing of rules, regions or instances; the access log does.
 func (m *Mesh) Request(x *l7.Exchange, by Entry) {
 	if !m.enter() {
-		m.Refuse(x, by, l7.Text(http.StatusServiceUnavailable, stopping.reason), stopping.reason)
+		m.Refuse(x, by, http.StatusServiceUnavailable, stopping.reason)
 		return
 	}
 	defer m.serving.Done()
 	who := m.caller(by)
 	if upstream, found := m.cfg.Table.Load().Upstream(by.To); found && !upstream.Protocol.IsHTTP() {
-		m.Refuse(x, by, l7.Text(http.StatusServiceUnavailable, ""), "the service does not speak HTTP: set its protocol, or reach it by tcp or passthrough")
+		m.Refuse(x, by, http.StatusServiceUnavailable, "the service does not speak HTTP: set its protocol, or reach it by tcp or passthrough")
 		return
 	}
 	m.requestOut(x, &who)
@@ -87,21 +87,37 @@ func (m *Mesh) Connect(ctx context.Context, c Conn, first []byte, by Entry, done
 }
 
 // Refuse answers a request that a north-south listener does not let in, and logs it with the reason.
-func (m *Mesh) Refuse(x *l7.Exchange, by Entry, res *http.Response, reason string) {
-	r := x.Request
-	rec := m.outside(by, time.Now())
-	rec.http = &httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto, id: requestID(r)}
+func (m *Mesh) Refuse(x *l7.Exchange, by Entry, status int, reason string) {
 	f := flagProtocol
-	switch {
-	case res.StatusCode == http.StatusNotFound, res.StatusCode == http.StatusMisdirectedRequest:
+	switch status {
+	case http.StatusNotFound, http.StatusMisdirectedRequest:
 		f = flagNoRoute
-	case res.StatusCode < http.StatusBadRequest:
-		f = flagByRule
-	case res.StatusCode == http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable:
 		f = flagNoHealthy
 	}
-	m.refusedHTTP(x, rec, f, res, reason)
+	rec := m.asked(x.Request, by)
+	m.refusedHTTP(x, rec, f, l7.Text(status, ""), reason)
 	m.finish(rec)
+}
+
+// Redirect answers a request with another place.
+func (m *Mesh) Redirect(x *l7.Exchange, by Entry, status int, location string) {
+	rec := m.asked(x.Request, by)
+	m.refusedHTTP(x, rec, flagByRule, elsewhere(status, location), "redirected by the listener")
+	m.finish(rec)
+}
+
+func elsewhere(status int, location string) *http.Response {
+	res := l7.Text(status, "")
+	res.Header["Location"] = []string{location}
+	return res
+}
+
+// asked is the record of a request that has come so far and no further.
+func (m *Mesh) asked(r *http.Request, by Entry) *record {
+	rec := m.outside(by, time.Now())
+	rec.http = &httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto, id: requestID(r)}
+	return rec
 }
 
 // Reject logs a connection, begun at start, that a north-south listener has not let in. status is what was answered; 0: nothing.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -283,18 +284,34 @@ func (m *Mesh) explainCandidate(of *call, upstream *route.Upstream, considered r
 	case !decision.Allowed:
 		c.Kept, c.Reason = false, decision.Reason
 	case c.Local:
+		c.drained(candidate, len(upstream.Candidates))
 		c.Endpoints = m.endpoints(of.snap, candidate.Local, of.subset)
 		if !slices.ContainsFunc(c.Endpoints, func(e Endpoint) bool { return e.Healthy && e.Ejected == 0 }) {
 			c.Kept, c.Reason = false, dropUnhealthy.String()
 		}
 	default:
-		if why, _ := m.weigh(upstream.Service, candidate); why != dropNot && why != dropOld {
-			c.Kept, c.Reason = false, why.String()
-		} else if why == dropOld {
+		switch why, _ := m.weigh(upstream.Service, candidate); why {
+		case dropNot:
+		case dropOld:
 			c.Rank += len(upstream.Candidates) // behind all that are not old
+		case dropDrained, dropReturning:
+			c.drained(candidate, len(upstream.Candidates))
+		default:
+			c.Kept, c.Reason = false, why.String()
 		}
 	}
 	return c
+}
+
+// drained puts a candidate that is drained behind all n candidates, and those that are old.
+func (c *Candidate) drained(of *route.Candidate, n int) {
+	switch drained(of) { //nolint:exhaustive // it says nothing else
+	case dropDrained:
+		c.Rank += 2 * n
+		c.Reason += "; it is drained, and used as a last resort"
+	case dropReturning:
+		c.Reason += fmt.Sprintf("; it comes back from a drain and gets %.0f %% of its share now", 100*of.Drain.Share(time.Now()))
+	}
 }
 
 func candidateOf(u *route.Upstream, region federation.Region) *route.Candidate {

@@ -33,7 +33,9 @@ func explainRequest(t *testing.T, r *region, source, destination string, in *mes
 
 // guard adds an intention for certain requests.
 func (r *region) guard(i federation.Intention, matches ...federation.HTTPMatch) {
-	i.HTTP = matches
+	for _, m := range matches {
+		i.HTTP = append(i.HTTP, federation.Permission{HTTPMatch: m})
+	}
 	r.view.Intentions = append(slices.Clone(r.view.Intentions), i)
 }
 

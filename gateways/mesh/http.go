@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -68,6 +69,13 @@ func speaksTwo(p federation.Protocol) bool {
 func asked(r *http.Request) *match.Request {
 	path, query, _ := strings.Cut(r.RequestURI, "?")
 	return &match.Request{Method: r.Method, Host: match.Host(r.Host), Path: path, Query: query, Header: r.Header}
+}
+
+// kept is asked for as long as r is under way: it is judged again while fields for one hop are added to r and taken away.
+func kept(r *http.Request) *match.Request {
+	k := asked(r)
+	k.Header = maps.Clone(k.Header)
+	return k
 }
 
 // session serves the requests of one connection c, which conn stands for, until it ends.
@@ -147,15 +155,25 @@ func (h halves) CloseWrite() error {
 // refusedHTTP answers a request that goes nowhere.
 func (m *Mesh) refusedHTTP(x *l7.Exchange, rec *record, f flags, res *http.Response, reason string) {
 	rec.flags |= f
-	if bad := x.Bad(); bad != nil {
-		rec.flags, reason, res = flagProtocol, bad.Reason, l7.Text(bad.Status, "bad request: "+bad.Reason)
-	}
-	if rec.client.IsValid() && rec.flags&flagByRule == 0 {
-		res = blunt(res)
-	}
 	rec.reason, rec.http.status = reason, res.StatusCode
-	_, _ = x.Respond(res)
+	if bad := x.Bad(); bad != nil {
+		rec.flags, rec.reason, rec.http.status = flagProtocol, bad.Reason, bad.Status
+		_, _ = x.Respond(rec.shown(badBody(bad)))
+		return
+	}
+	_, _ = x.Respond(rec.shown(res))
 }
+
+// shown is what the caller gets to see of res, a response of the mesh's own.
+func (r *record) shown(res *http.Response) *http.Response {
+	if r.client.IsValid() && r.flags&flagByRule == 0 {
+		return blunt(res)
+	}
+	return res
+}
+
+// badBody answers a caller whose request's body was found wrong when it was under way.
+func badBody(e *http1.Error) *http.Response { return l7.Text(e.Status, "bad request: "+e.Reason) }
 
 // deniedHTTP answers a local caller with the reason, which is its own region's to tell.
 func deniedHTTP(d policy.Decision) *http.Response {

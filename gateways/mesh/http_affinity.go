@@ -71,6 +71,9 @@ func (t *trip) tell(deadline time.Time) {
 	if t.subset != "" {
 		h[headerSubset] = []string{t.subset}
 	}
+	if t.spill.detour {
+		h[headerDetour] = []string{"1"}
+	}
 	if !deadline.IsZero() {
 		h[headerTimeout] = []string{strconv.FormatInt(max(1, time.Until(deadline).Milliseconds()), 10)}
 	}
@@ -81,6 +84,7 @@ type asks struct {
 	key      uint64
 	subset   string
 	deadline time.Time
+	detour   bool
 }
 
 // takeAsks reads it, and removes it: no instance is to see it. What cannot be read was not asked.
@@ -93,6 +97,7 @@ func takeAsks(r *http.Request) asks {
 	if ms, err := strconv.ParseInt(r.Header.Get(headerTimeout), 10, 64); err == nil && ms > 0 && ms < int64(24*time.Hour/time.Millisecond) {
 		a.deadline = time.Now().Add(time.Duration(ms) * time.Millisecond)
 	}
+	a.detour = r.Header.Get(headerDetour) != ""
 	l7.StripReserved(r.Header)
 	return a
 }

@@ -30,8 +30,9 @@ func (m *Mesh) requestIn(x *l7.Exchange, of *conn) {
 	asks := takeAsks(r)
 	rec := &record{start: time.Now(), direction: inbound, source: of.source, assurance: of.assurance, srcRegion: of.peer, peer: of.peer,
 		dstRegion: m.cfg.Region, destination: of.service, http: &httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto, id: requestID(r)}}
-	conn := &conn{direction: inbound, source: of.source, assurance: of.assurance, service: of.service, peer: of.peer, request: asked(r)}
+	conn := &conn{direction: inbound, source: of.source, assurance: of.assurance, service: of.service, peer: of.peer, request: kept(r)}
 	rec.conn = conn
+	refusal := m.vouch(snap, conn, r)
 	m.live.begin()
 	m.live.add(conn)
 	defer func() {
@@ -39,10 +40,15 @@ func (m *Mesh) requestIn(x *l7.Exchange, of *conn) {
 		m.finish(rec)
 		m.live.done()
 	}()
+	local, found := snap.Inbound(conn.service, conn.peer)
+	if refusal != nil && found {
+		rec.decision = "deny"
+		m.refusedHTTP(x, rec, flagDenied, unauthorized(refusal), refusal.Error())
+		return
+	}
 	decision := snap.AuthorizeRequest(conn.source, conn.assurance, federation.Local, conn.service, conn.request)
 	rec.decision = "deny"
 	m.decided(rec, decision)
-	local, found := snap.Inbound(conn.service, conn.peer)
 	switch {
 	case !decision.Allowed:
 		m.refusedHTTP(x, rec, flagDenied, outcome(http.StatusForbidden, outcomeDenied), decision.Reason)
@@ -60,7 +66,8 @@ func (m *Mesh) askHere(rec *record, conn *conn, snap *route.Snapshot, local rout
 	resolver := m.resolver(snap, conn.service)
 	return &ask{mesh: m, conn: conn, rec: rec, service: conn.service, pool: m.pool(snap, local), modes: whenAsked,
 		timeout: resolver.ConnectTimeout.D(), deadline: rec.start.Add(acceptRounds * resolver.ConnectTimeout.D()),
-		two: speaksTwo(local.Protocol()), resolver: resolver}
+		two: speaksTwo(local.Protocol()), resolver: resolver,
+		load: m.burdenOf(conn.service).load}
 }
 
 // deliver sends a request to an instance.
@@ -71,6 +78,7 @@ func (m *Mesh) deliver(x *l7.Exchange, conn *conn, a *ask, asks asks) {
 		sticks = affinityOf(a.resolver.Affinity, x.Request, conn.source.String())
 		a.key = sticks.key
 	}
+	a.detour = asks.detour
 	var c conveyed
 	err := a.enter(asks.subset)
 	if err == nil {
@@ -84,11 +92,14 @@ func (m *Mesh) deliver(x *l7.Exchange, conn *conn, a *ask, asks asks) {
 		if over.status == http.StatusServiceUnavailable {
 			res.Header[headerOutcome] = []string{outcomeUnavailable}
 		}
+		m.countShed(conn.service, over)
+		a.tellRoom(res.Header)
 		m.refusedHTTP(x, rec, flagOverflow, res, over.reason)
 	case err == nil:
 		if asks.key == 0 {
 			sticks.keep(a.resolver.Affinity, c.res.Header, a.mesh.cfg.Region)
 		}
+		a.tellRoom(c.res.Header)
 		m.finishHTTP(x, rec, c)
 	case conn.why() != nil:
 		m.refusedHTTP(x, rec, flagLocal, outcome(http.StatusServiceUnavailable, outcomeDenied), conn.why().reason)

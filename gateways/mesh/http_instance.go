@@ -11,6 +11,7 @@ import (
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/balance"
 	"github.com/tradewind-mesh/tradewind/gateways/l7"
+	"github.com/tradewind-mesh/tradewind/gateways/limit"
 )
 
 // errUnreached says that no instance has been given the request.
@@ -30,6 +31,8 @@ type ask struct {
 	key      uint64 // of the affinity; 0: none
 	leave    func() // of the limits of the service; nil: not asked yet
 	resolver *federation.Resolver
+	load     *limit.Adaptive
+	detour   bool // meant for another region, which cannot take it
 
 	tried [maxDials]int
 	n     int
@@ -41,6 +44,12 @@ type ask struct {
 // wrapped with errUnreached when all were dead.
 func (a *ask) try(r *http.Request, way l7.Way) (conveyed, error) {
 	way.Ends = a.conn.waits
+	if !a.load.Admit(limit.Share(urgencyOf(r.Header), a.detour), a.mesh.sinceStart()) {
+		return conveyed{}, errCrowded
+	}
+	var took time.Duration
+	result := limit.Ignored
+	defer func() { a.load.End(took, result, a.mesh.sinceStart()) }()
 	for fresh := false; a.n < maxDials && a.mode < len(a.modes) && spent(a.conn, a.deadline) == nil; {
 		lease, ok := a.pick()
 		if !ok {
@@ -53,12 +62,15 @@ func (a *ask) try(r *http.Request, way l7.Way) (conveyed, error) {
 			continue
 		}
 		a.rec.endpoint = endpointName(lease.Endpoint())
-		r.Header[headerCaller] = []string{a.conn.source.String()}
+		sent := a.conn.withheld(r)
+		sent.Header[headerCaller] = []string{a.conn.source.String()}
 		begin := time.Now()
-		res, err := k.Do(r, way)
-		delete(r.Header, headerCaller)
+		res, err := k.Do(sent, way)
+		took = time.Since(begin)
+		result = loadOf(sent, res, err)
+		delete(sent.Header, headerCaller)
 		if err == nil {
-			lease.Connected(time.Since(begin))
+			lease.Connected(took)
 			l7.StripReserved(res.Header)
 			return conveyed{res: res, done: func(answered bool) {
 				a.conn.waits(nil)

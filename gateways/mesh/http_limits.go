@@ -23,6 +23,8 @@ type burden struct {
 	gate   limit.Gate
 	peers  sync.Map // federation.Region -> *limit.Gate
 	rates  sync.Map // federation.RateLimit -> *limit.Rates or *limit.Rate; as many as resources ever had
+	load   *limit.Adaptive
+	spills limit.Spills
 }
 
 // burdenOf returns the burden of service.
@@ -30,7 +32,7 @@ func (m *Mesh) burdenOf(service federation.ServiceName) *burden {
 	if b, found := m.http.burdens.Load(service); found {
 		return b.(*burden)
 	}
-	b, _ := m.http.burdens.LoadOrStore(service, &burden{})
+	b, _ := m.http.burdens.LoadOrStore(service, &burden{load: limit.NewAdaptive(limit.AdaptiveConfig{Most: math.MaxInt32})})
 	return b.(*burden)
 }
 
@@ -42,6 +44,7 @@ type limitError struct {
 	status int           // 429: the caller asks too often; 503: too many ask
 	wait   time.Duration // until it is worth while to ask again
 	reason string
+	shed   string // why it is given up to save others, as the metrics call it; empty: it is not
 }
 
 func (e *limitError) Error() string { return e.reason }
@@ -66,7 +69,7 @@ func (m *Mesh) admit(conn *conn, r *federation.Resolver, until time.Time) (leave
 				continue
 			}
 			if wait, ok := b.take(l, conn.source.String(), m.sinceStart()); !ok {
-				return nil, &limitError{http.StatusTooManyRequests, wait, fmt.Sprintf("more than %s for each %s", l.Rate, l.Per)}
+				return nil, &limitError{status: http.StatusTooManyRequests, wait: wait, reason: fmt.Sprintf("more than %s for each %s", l.Rate, l.Per)}
 			}
 		}
 	}
@@ -79,14 +82,14 @@ func (m *Mesh) admit(conn *conn, r *federation.Resolver, until time.Time) (leave
 		g, _ := b.peers.LoadOrStore(conn.peer, &limit.Gate{})
 		gate := g.(*limit.Gate)
 		if err := gate.Enter(ctx, n, 0); err != nil {
-			return nil, &limitError{http.StatusServiceUnavailable, time.Second, fmt.Sprintf("more than %d requests of region %s at once", n, conn.peer)}
+			return nil, &limitError{status: http.StatusServiceUnavailable, wait: time.Second, reason: fmt.Sprintf("more than %d requests of region %s at once", n, conn.peer)}
 		}
 		leave = gate.Leave
 	}
 	if n := r.Limits.Requests; n > 0 {
 		if err := b.gate.Enter(ctx, n, r.Limits.Pending); err != nil {
 			leave()
-			return nil, &limitError{http.StatusServiceUnavailable, time.Second, fmt.Sprintf("more than %d requests at once: %v", n, err)}
+			return nil, &limitError{status: http.StatusServiceUnavailable, wait: time.Second, reason: fmt.Sprintf("more than %d requests at once: %v", n, err)}
 		}
 		before := leave
 		leave = func() {

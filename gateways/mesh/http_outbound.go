@@ -3,19 +3,14 @@ package mesh
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"time"
 
-	randv2 "math/rand/v2"
-
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/federation/match"
-	"github.com/tradewind-mesh/tradewind/gateways/balance"
-	"github.com/tradewind-mesh/tradewind/gateways/flow"
 	"github.com/tradewind-mesh/tradewind/gateways/http1"
 	"github.com/tradewind-mesh/tradewind/gateways/l7"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
@@ -57,9 +52,7 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 		return
 	}
 	rule.Request.Apply(r.Header)
-	if conn.request = came; rule.Rewrite != nil {
-		conn.request = asked(r) // what is judged is what is forwarded
-	}
+	conn.request = kept(r) // what is judged is what is forwarded
 	if rule.Mirror != nil {
 		m.mirror(r, rule, who)
 	}
@@ -69,6 +62,11 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 		to = federation.ServiceRef{Service: split.Service}
 	}
 	conn.service, rec.destination = to.Service, to.Service
+	if refusal := m.vouch(snap, conn, r); refusal != nil {
+		rec.decision = "deny"
+		m.refusedHTTP(x, rec, flagDenied, unauthorized(refusal), refusal.Error())
+		return
+	}
 	m.live.add(conn)
 	defer m.live.remove(conn)
 	if m.stopped.Load() {
@@ -83,8 +81,9 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 	}
 	sticks := affinityOf(upstream.Resolver.Affinity, r, who.id.String())
 	t := &trip{mesh: m, x: x, rule: rule, conn: conn, rec: rec, subset: split.Subset, sticks: sticks,
-		plan: plan{mesh: m, snap: snap, upstream: preferring(upstream, cmp.Or(split.Region, sticks.region)), who: who, request: conn.request}}
-	m.burdenOf(to.Service).budget.Request(upstream.Resolver.RetryBudget, m.sinceStart())
+		plan: plan{mesh: m, snap: snap, upstream: preferring(upstream, cmp.Or(split.Region, sticks.region)), who: who, request: conn.request, lot: sticks.key}}
+	t.spill.burden = m.burdenOf(to.Service)
+	t.spill.burden.budget.Request(upstream.Resolver.RetryBudget, m.sinceStart())
 	c, err := t.send()
 	if err != nil {
 		t.explain(err)
@@ -114,7 +113,7 @@ func (m *Mesh) hurt(x *l7.Exchange, rec *record, c *conn, f *federation.Fault) b
 	return false
 }
 
-func drawn(percent float64) bool { return randv2.Float64()*100 < percent }
+func drawn(percent float64) bool { return rand.Float64()*100 < percent }
 
 // answered is the response that a rule gives by itself, or nil.
 func answered(rule *route.Rule, r *http.Request) *http.Response {
@@ -236,6 +235,7 @@ type trip struct {
 	retries  int       // used up
 	subset   string    // of the service; empty: all of it
 	sticks   affinity
+	spill    spilling
 }
 
 // send goes through the plan until an instance has answered. The error is errNoInstance when there was nothing to try, errAnswered when
@@ -252,10 +252,13 @@ func (t *trip) send() (conveyed, error) {
 	for {
 		s, ok := t.plan.next()
 		if !ok && last != nil {
-			s, ok, last = *last, true, nil
+			s, ok = *last, true
 		}
 		if !ok || spent(t.conn, search) != nil && t.retries == 0 {
 			break
+		}
+		if !t.enter(s) {
+			continue
 		}
 		t.conn.heads(s.Region)
 		t.rec.dstRegion, t.rec.peer, t.rec.endpoint = s.Region, "", ""
@@ -269,6 +272,7 @@ func (t *trip) send() (conveyed, error) {
 			t.rec.peer = s.Region
 			c, err = t.sendThere(s)
 		}
+		t.left(s, err)
 		if err == nil {
 			t.mesh.chosen(&t.plan, s, t.rec)
 			return c, nil
@@ -285,6 +289,8 @@ func (t *trip) send() (conveyed, error) {
 	}
 	if over := spent(t.conn, search); over != nil && errors.Is(failure, errNoInstance) {
 		failure = over
+	} else if over == nil && t.spill.full {
+		failure = errNoRoom
 	}
 	return conveyed{}, failure
 }
@@ -308,8 +314,8 @@ func (t *trip) sendHere(s step, search time.Time) (conveyed, error) {
 	m, upstream := t.mesh, t.plan.upstream
 	a := &ask{mesh: m, conn: t.conn, rec: t.rec, service: upstream.Service, pool: m.pool(t.plan.snap, s.Local), modes: onlyUsable,
 		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: search, two: speaksTwo(s.Local.Protocol()), key: t.sticks.key,
-		resolver: &upstream.Resolver}
-	if s.why != dropNot {
+		resolver: &upstream.Resolver, load: t.spill.burden.load, detour: t.spill.detour}
+	if s.why.isPanic() {
 		a.modes = inPanic
 	}
 	if err := a.enter(t.subset); err != nil {
@@ -321,12 +327,12 @@ func (t *trip) sendHere(s step, search time.Time) (conveyed, error) {
 			switch {
 			case errors.Is(err, errNoInstance):
 				t.plan.passOver(s, dropUnhealthy)
-			case errors.Is(err, errUnreached): // nobody has seen it: another region may
+			case errors.Is(err, errUnreached), errors.Is(err, errCrowded): // nobody has seen it: another region may
 			case t.again(err):
 				continue
 			}
 			a.leave()
-			return conveyed{final: !errors.Is(err, errNoInstance) && !errors.Is(err, errUnreached)}, err
+			return conveyed{final: !errors.Is(err, errNoInstance) && !errors.Is(err, errUnreached) && !errors.Is(err, errCrowded)}, err
 		}
 		if t.rule.Statuses[c.res.StatusCode] && t.again(nil) {
 			_ = c.res.Body.Close()
@@ -370,7 +376,7 @@ func (t *trip) again(err error) bool {
 		}
 	}
 	upstream := t.plan.upstream
-	if !t.mesh.burdenOf(upstream.Service).budget.Retry(upstream.Resolver.RetryBudget, t.mesh.sinceStart()) {
+	if !t.spill.burden.budget.Retry(upstream.Resolver.RetryBudget, t.mesh.sinceStart()) {
 		return false
 	}
 	t.retries++
@@ -396,142 +402,6 @@ func idempotent(method string) bool {
 	return false
 }
 
-// sendThere sends the request to the gateways of a peer.
-func (t *trip) sendThere(s step) (conveyed, error) {
-	m, p := t.mesh, &t.plan
-	region := m.cfg.Balance.Region(p.upstream.Service, s.Region)
-	for fresh := false; ; {
-		k, err := t.client(s, fresh)
-		if err != nil {
-			p.passOver(s, dropNoPath)
-			return conveyed{}, err
-		}
-		way := t.way()
-		t.tell(way.Deadline)
-		res, err := k.Do(t.x.Request, way)
-		l7.StripReserved(t.x.Request.Header) // an instance here may be next
-		if err != nil {
-			t.conn.waits(nil)
-			if k.Reused() && !fresh && t.unseen(err) {
-				fresh = true // the flow had ended between two requests
-				continue
-			}
-			return t.failed(err, s, region)
-		}
-		outcome := res.Header.Get(headerOutcome)
-		l7.StripReserved(res.Header)
-		switch {
-		case outcome == outcomeUnavailable && l7.Untouched(t.x.Request):
-			_ = res.Body.Close()
-			t.conn.waits(nil)
-			region.Failed(p.upstream.Resolver.Outlier)
-			return conveyed{}, &tunnel.RefusedError{Code: flow.RefusedUnavailable}
-		case outcome == outcomeDenied:
-			t.rec.flags = flagDenied
-		case t.rule.Statuses[res.StatusCode] && t.again(nil):
-			_ = res.Body.Close()
-			t.conn.waits(nil)
-			continue
-		default:
-			region.Served()
-		}
-		return conveyed{res: res, done: func(bool) { t.conn.waits(nil) }}, nil
-	}
-}
-
-// unseen reports whether err, of a connection that had been used before, can be taken for its end before the request, so that the
-// request is sent once more without counting.
-func (t *trip) unseen(err error) bool {
-	return !t.conn.isOver() && resendable(t.x.Request, err) && !t.conn.left()
-}
-
-// resendable reports whether sending r again after err does no harm: it has not been processed, or may be twice.
-func resendable(r *http.Request, err error) bool {
-	var refused *l7.RefusedError
-	var malformed *http1.Error
-	return l7.Untouched(r) && (idempotent(r.Method) || errors.As(err, &refused)) && !timedOut(err) && !errors.As(err, &malformed)
-}
-
-// failed notes in region what a failed try in s says about it, and what may come next.
-func (t *trip) failed(err error, s step, region *balance.Region) (conveyed, error) {
-	outlier := t.plan.upstream.Resolver.Outlier
-	var refused *tunnel.RefusedError
-	switch {
-	case errors.As(err, &refused): // then nothing was delivered
-		t.rec.retries++
-		if refused.Code == flow.RefusedUnavailable {
-			region.Failed(outlier)
-		}
-		return conveyed{final: !l7.Untouched(t.x.Request)}, err
-	case !t.mesh.cfg.Tunnel.Path(s.Region).Up:
-		region.Down() // all that were under way fail at once: that is one failure, and not the region's
-	default:
-		region.Failed(outlier)
-	}
-	again := t.again(err)
-	return conveyed{final: !again, again: again}, err
-}
-
-// client returns a connection to the gateways of s, a used one if there is one and it need not be fresh.
-func (t *trip) client(s step, fresh bool) (*l7.Client, error) {
-	p := &t.plan
-	key := peerKey{p.who.id, p.who.assurance, p.upstream.Service, s.Region, speaksTwo(s.Service.Protocol)}
-	if !fresh {
-		if k := t.mesh.http.pool.Get(key); k != nil {
-			return k, nil
-		}
-	}
-	open := flow.Open{Source: p.who.id, Assurance: uint8(p.who.assurance), Service: wireName(p.upstream.Service)}
-	_, _ = rand.Read(open.ID[:]) // never fails
-	f, err := t.mesh.cfg.Tunnel.Open(context.Background(), s.Region, open)
-	if err != nil {
-		return nil, err
-	}
-	timed, ok := f.(l7.Conn)
-	if !ok {
-		f.Abort()
-		return nil, fmt.Errorf("open a flow to %s: it has no deadlines", s.Region)
-	}
-	patience := acceptRounds*p.upstream.Resolver.ConnectTimeout.D() + s.rtt
-	return t.mesh.http.pool.Add(key, &opening{Conn: timed, flow: f, patience: patience}, key.two)
-}
-
-// opening is a flow whose first read waits until the peer has taken it: requests need not.
-type opening struct {
-	l7.Conn
-	flow     Flow
-	patience time.Duration
-	taken    bool
-}
-
-func (o *opening) Read(b []byte) (int, error) {
-	if !o.taken {
-		ctx, stop := context.WithTimeout(context.Background(), o.patience)
-		err := o.flow.WaitAccept(ctx)
-		stop()
-		if err != nil {
-			return 0, err
-		}
-		o.taken = true
-	}
-	return o.Conn.Read(b)
-}
-
-// Fit lets the pool know when requests had better go another way.
-func (o *opening) Fit() bool {
-	f, ok := o.flow.(interface{ Fit() bool })
-	return !ok || f.Fit()
-}
-
-// Close ends the flow as a reset: an end in order would promise that all was read.
-func (o *opening) Close() error {
-	o.flow.Abort()
-	return o.Conn.Close()
-}
-
-// CloseWrite implements splice.Conn.
-func (o *opening) CloseWrite() error { return o.flow.CloseWrite() }
-
 // explain answers a request that no instance has answered.
 func (t *trip) explain(err error) {
 	m, p, rec := t.mesh, &t.plan, t.rec
@@ -547,6 +417,7 @@ func (t *trip) explain(err error) {
 	var refused *tunnel.RefusedError
 	var over *limitError
 	if errors.As(err, &over) {
+		m.countShed(p.upstream.Service, over)
 		m.refusedHTTP(t.x, rec, flagOverflow, over.response(), over.reason)
 		return
 	}

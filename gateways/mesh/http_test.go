@@ -165,7 +165,7 @@ func TestRequestsAreJudgedAtBothEnds(t *testing.T) {
 	noLeaks(t)
 	aws, gcp, url := httpPair(t, server(t, says("gcp")), federation.ProtocolHTTP)
 	c := caller(t, false)
-	read := []federation.HTTPMatch{{Methods: []string{"GET"}, PathPrefix: "/public"}}
+	read := []federation.Permission{{HTTPMatch: federation.HTTPMatch{Methods: []string{"GET"}, PathPrefix: "/public"}}}
 	gcp.view.Intentions = []federation.Intention{{Name: "in", Action: federation.Allow, Source: "web@aws", Destination: "shop", HTTP: read}}
 	gcp.publish()
 	for _, test := range []struct {
@@ -181,7 +181,7 @@ func TestRequestsAreJudgedAtBothEnds(t *testing.T) {
 		}
 	}
 	aws.view.Intentions = []federation.Intention{{Name: "out", Action: federation.Allow, Source: "web", Destination: "shop@*",
-		HTTP: []federation.HTTPMatch{{Path: "/public/only"}}}}
+		HTTP: []federation.Permission{{HTTPMatch: federation.HTTPMatch{Path: "/public/only"}}}}}
 	aws.publish()
 	if status, body := fetch(t, c, "GET", url+"/public/only"); status != 200 {
 		t.Errorf("%d %q", status, body)

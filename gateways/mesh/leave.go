@@ -1,6 +1,9 @@
 package mesh
 
 import (
+	"cmp"
+	"time"
+
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
@@ -36,6 +39,32 @@ func (m *Mesh) leaveLost() int {
 	return ended
 }
 
+// leaveDrained ends what is still open to drained regions whose time for that is over, and which another candidate could serve now. It
+// returns how many. Callers that have named the region stay.
+func (m *Mesh) leaveDrained() int {
+	snap, ended, now := m.cfg.Table.Load(), 0, time.Now()
+	due := map[federation.Region]bool{}
+	for region, d := range snap.Drains() {
+		if !d.Reset.IsZero() && !now.Before(d.Reset) && d.Share(now) == 0 {
+			due[region] = true
+		}
+	}
+	if len(due) == 0 {
+		return 0
+	}
+	m.live.each(func(c *conn) {
+		c.mu.Lock()
+		region := cmp.Or(c.region, snap.Region())
+		c.mu.Unlock()
+		if c.direction != outbound || c.requests || c.pinned || !due[region] || !m.servedElsewhere(snap, c, region) {
+			return
+		}
+		ended++
+		c.end(ending{flow.ResetDraining, "region " + string(region) + " is drained, and another can serve"})
+	})
+	return ended
+}
+
 // servedElsewhere reports whether a new connection like c would find an instance that is not in region.
 func (m *Mesh) servedElsewhere(snap *route.Snapshot, c *conn, region federation.Region) bool {
 	upstream, found := snap.Upstream(federation.ServiceRef{Service: c.service})
@@ -50,7 +79,7 @@ func (m *Mesh) servedElsewhere(snap *route.Snapshot, c *conn, region federation.
 		if healthy, _ := to.Health(); healthy == 0 {
 			continue
 		}
-		if why, _ := m.weigh(c.service, to); why == dropNot && permits(snap, c, to.Region).Allowed {
+		if why, _ := m.weigh(c.service, to); (why == dropNot || why == dropReturning) && permits(snap, c, to.Region).Allowed {
 			return true
 		}
 	}

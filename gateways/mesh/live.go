@@ -13,6 +13,7 @@ import (
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/federation/match"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
+	"github.com/tradewind-mesh/tradewind/gateways/jwt"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
 	"github.com/tradewind-mesh/tradewind/gateways/splice"
 )
@@ -50,6 +51,7 @@ type conn struct {
 	pinned    bool              // outbound: to the one region that the caller has named
 	requests  bool              // requests come on it, each of them a conn of its own
 	request   *match.Request    // it is one of them
+	tokens    *jwt.Result       // of that, if any intention asks for them
 
 	mu     sync.Mutex
 	region federation.Region // where it goes; outbound, while several may still be tried, the one being tried; empty: here

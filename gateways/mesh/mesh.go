@@ -30,6 +30,7 @@ import (
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/balance"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
+	"github.com/tradewind-mesh/tradewind/gateways/jwt"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
 	"github.com/tradewind-mesh/tradewind/gateways/splice"
 )
@@ -67,6 +68,9 @@ type Config struct {
 	Workload    func(tls.ConnectionState) (spiffeid.ID, error)     // who an established connection is of
 	Judge       func(federation.Region, []*x509.Certificate) error // is a chain still good; region "": of this region's workloads
 
+	// Tokens verifies the tokens that requests bring; nil: none is believed.
+	Tokens *jwt.Verifier
+
 	// ReportFailure is told of an instance that could not be reached, so that it is checked at once. It must not block.
 	ReportFailure func(federation.ServiceName, federation.InstanceID)
 
@@ -86,6 +90,7 @@ type Mesh struct {
 	listeners listeners
 	pools     sync.Map // federation.ServiceName -> *poolEntry
 	failovers failovers
+	traffic   traffic
 	http      httpState
 	inbound   sync.Map // federation.Region -> *atomic.Int64, flows open for a peer
 
@@ -173,6 +178,10 @@ func (m *Mesh) watch(ctx context.Context) {
 			}
 		case <-sweep.C:
 			m.live.each((*conn).sweep)
+			m.traffic.tick()
+			if n := m.leaveDrained(); n > 0 {
+				m.log.Info("connections reset because the region they went to is drained and another can serve", "connections", n)
+			}
 			m.http.pool.Sweep(time.Now())
 			m.live.expired(time.Now(), func(c *conn) {
 				c.end(ending{flow.ResetRevoked, "the caller's certificate has expired"})
@@ -236,10 +245,9 @@ func (m *Mesh) forget(snap *route.Snapshot) {
 			k.direction == outbound && isPeer(k.dstRegion) && known(k.destination)
 	})
 	m.failovers.keep(known)
-	for k := range m.http.burdens.Range {
-		if !known(k.(federation.ServiceName)) {
-			m.http.burdens.Delete(k)
-		}
+	m.traffic.keep(func(k goes) bool { return known(k.service) && isPeer(k.region) })
+	for k, b := range m.http.burdens.Range {
+		m.forgetRooms(k.(federation.ServiceName), b.(*burden), known, isPeer)
 	}
 }
 

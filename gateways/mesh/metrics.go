@@ -35,6 +35,8 @@ type metrics struct {
 	requests                       *prometheus.CounterVec
 	duration                       *prometheus.HistogramVec
 	failovers                      *prometheus.GaugeVec
+	rooms                          *prometheus.GaugeVec
+	sheds                          *prometheus.CounterVec
 	accessDropped                  prometheus.Counter
 	acceptErrors                   prometheus.Counter
 
@@ -110,6 +112,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		failovers: register(r, prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "tradewind_failover_active", Help: "1 while calls to a service go to another region than the preferred one.",
 		}, []string{"destination", "from", "to"})),
+		rooms: register(r, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "tradewind_spill_room", Help: "Requests at once for which a region that has been near its limit said last that it has room.",
+		}, []string{"service", "region"})),
+		sheds:         counter("tradewind_shed_total", "Requests refused at once, so that others are served.", "service", "reason"),
 		accessDropped: plain("tradewind_access_log_dropped_total", "Lines of the access log lost because its writer was too slow."),
 		acceptErrors:  plain("tradewind_accept_errors_total", "Connections that could not be accepted, for want of file descriptors as a rule."),
 		count:         map[federation.Region]int{},

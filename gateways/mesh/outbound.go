@@ -173,7 +173,7 @@ func (m *Mesh) connectHere(a *attempt, s step) (to target, final bool, err error
 		conn: a.conn, service: upstream.Service, pool: m.pool(a.plan.snap, s.Local), modes: onlyUsable,
 		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: a.deadline, limit: upstream.Resolver.Limits.Connections, failed: func() { a.rec.retries++ },
 	}
-	if s.why != dropNot {
+	if s.why.isPanic() {
 		d.modes = inPanic
 	}
 	c, lease, err := m.dial(d)
@@ -239,6 +239,7 @@ func (m *Mesh) connectThere(ctx context.Context, a *attempt, s step) (to target,
 func (m *Mesh) chosen(p *plan, s step, rec *record) {
 	rec.decision = "allow"
 	m.decided(rec, s.decision)
+	m.traffic.count(p.upstream.Service, s.Region)
 	if s.Region != p.preferred {
 		rec.failoverFrom = p.preferred
 	}

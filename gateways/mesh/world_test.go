@@ -3,6 +3,8 @@ package mesh_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +25,7 @@ import (
 
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
+	"github.com/tradewind-mesh/tradewind/gateways/jwt"
 	"github.com/tradewind-mesh/tradewind/gateways/mesh"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
 )
@@ -41,6 +45,9 @@ type region struct {
 	lines   *lines
 	metrics *prometheus.Registry
 	failed  *failures
+	tokens  *jwt.Verifier
+	roots   *x509.CertPool // of those who issue tokens
+	ahead   atomic.Int64   // of the time, for tokens: nanoseconds
 }
 
 // failures notes the instances that were reported as unreachable.
@@ -72,7 +79,11 @@ func newRegion(t *testing.T, name federation.Region, change ...func(*mesh.Config
 		Peers: map[federation.Region]federation.Peer{}, Imports: map[federation.Region]*federation.Import{},
 		Resolvers: map[federation.ServiceName]federation.Resolver{},
 	}
+	r.roots = x509.NewCertPool()
+	r.tokens = jwt.New(jwt.Config{TLS: &tls.Config{RootCAs: r.roots, MinVersion: tls.VersionTLS12},
+		Now: func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) }})
 	cfg := mesh.Config{
+		Tokens: r.tokens,
 		Region: name, Table: r.table, Tunnel: r.links, AccessLog: r.lines, Metrics: r.metrics, ReportFailure: r.failed.add,
 	}
 	for _, f := range change {

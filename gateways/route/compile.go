@@ -36,8 +36,12 @@ func Compile(view *federation.View) (*Snapshot, error) {
 		resolvers:   make(map[federation.ServiceName]federation.Resolver, len(view.Resolvers)),
 		routes:      make(map[federation.ServiceName]*routes, len(view.Routes)),
 		listeners:   slices.Clone(view.Upstreams),
+		drains:      make(map[federation.Region]*federation.Drain, len(view.Drains)),
 	}
 	slices.SortFunc(s.listeners, func(a, b federation.Upstream) int { return strings.Compare(a.Name, b.Name) })
+	for region, drain := range view.Drains {
+		s.drains[region] = &drain
+	}
 	domains := map[spiffeid.TrustDomain]federation.Region{view.TrustDomain: view.Region}
 	for region, peer := range view.Peers {
 		if region == view.Region || peer.State == federation.PeeringTerminated {

@@ -147,6 +147,9 @@ func (s *Snapshot) AuthorizeRequest(
 	return s.intentions.DecideRequest(src, assurance, s.real(dstRegion), dst, r)
 }
 
+// Asks returns the providers of whose tokens AuthorizeRequest for dst may depend.
+func (s *Snapshot) Asks(dst federation.ServiceName) []match.Ask { return s.intentions.Asks(dst) }
+
 // ExplainAny is AuthorizeAny with every intention that was considered.
 func (s *Snapshot) ExplainAny(
 	src spiffeid.ID, assurance federation.Assurance, dstRegion federation.Region, dst federation.ServiceName,

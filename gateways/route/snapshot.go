@@ -1,6 +1,9 @@
 package route
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/federation/policy"
@@ -23,6 +26,7 @@ type Snapshot struct {
 	routes      map[federation.ServiceName]*routes
 	upstreams   map[federation.ServiceName]*Upstream
 	listeners   []federation.Upstream
+	drains      map[federation.Region]*federation.Drain
 }
 
 // Number is the number of the view that s was compiled from; 0 when it was compiled from none.
@@ -77,6 +81,14 @@ func (s *Snapshot) Peers() []federation.Region { return s.regions }
 
 // Listeners returns the upstreams that local callers use, sorted by name. The caller must not change the slice.
 func (s *Snapshot) Listeners() []federation.Upstream { return s.listeners }
+
+// Drains returns the drains of this region by the region that is drained. The caller must not change the map.
+func (s *Snapshot) Drains() map[federation.Region]*federation.Drain { return s.drains }
+
+// Services returns the names of all services that local callers can ask for, in order.
+func (s *Snapshot) Services() []federation.ServiceName {
+	return slices.SortedFunc(maps.Keys(s.upstreams), federation.ServiceName.Compare)
+}
 
 // ExportedTo reports whether this region shows dst to peer. It says nothing about whether dst exists.
 func (s *Snapshot) ExportedTo(dst federation.ServiceName, peer federation.Region) bool {

@@ -23,6 +23,7 @@ type Candidate struct {
 	Region    federation.Region // for the local one this region's name
 	Rank      int               // from 0 without gaps
 	Freshness federation.Freshness
+	Drain     *federation.Drain // nil: calls may go there as ever
 	Lane      *federation.HealthLane
 	Service   *federation.ImportedService // what the peer shows; nil for the local one
 	Local     LocalTarget                 // this region's instances; the zero value for a peer's
@@ -68,18 +69,18 @@ func (s *Snapshot) candidate(region federation.Region, service federation.Servic
 	if row == nil || !row.Identity.MemberOf(s.peers[region].TrustDomain) {
 		return Candidate{}, false
 	}
-	return importedCandidate(imported, row), true
+	return s.importedCandidate(imported, row), true
 }
 
 func (s *Snapshot) localCandidate(target LocalTarget) Candidate {
 	if target.service == nil {
 		return Candidate{}
 	}
-	return Candidate{Region: s.region, Lane: target.service.Lane, Local: target}
+	return Candidate{Region: s.region, Drain: s.drains[s.region], Lane: target.service.Lane, Local: target}
 }
 
-func importedCandidate(imported *federation.Import, row *federation.ImportedService) Candidate {
-	return Candidate{Region: imported.Peer, Freshness: imported.Freshness, Lane: row.Lane, Service: row}
+func (s *Snapshot) importedCandidate(imported *federation.Import, row *federation.ImportedService) Candidate {
+	return Candidate{Region: imported.Peer, Freshness: imported.Freshness, Drain: s.drains[imported.Peer], Lane: row.Lane, Service: row}
 }
 
 func (c *Candidate) protocol() federation.Protocol {
@@ -165,7 +166,7 @@ func (s *Snapshot) gather(upstreams []Upstream, rows []row) {
 		if r.service == nil {
 			u.Candidates = append(u.Candidates, s.localCandidate(LocalTarget{service: s.local.Service(u.Service)}))
 		} else {
-			u.Candidates = append(u.Candidates, importedCandidate(r.imported, r.service))
+			u.Candidates = append(u.Candidates, s.importedCandidate(r.imported, r.service))
 		}
 	}
 }

@@ -33,9 +33,21 @@ type Status struct {
 	Services      ServiceCounts        `json:"services"`            //
 	Peers         List[Peering]        `json:"peers"`               // sorted by region
 	Failovers     List[FailoverStatus] `json:"failovers"`           // services that are served elsewhere now than they prefer
+	Drains        []DrainStatus        `json:"drains,omitempty"`    // of regions, as seen from this one
 	Sources       List[SourceStatus]   `json:"sources"`             //
+	Tokens        []TokenProvider      `json:"jwt,omitempty"`       // providers of tokens, by name
 	Certificates  CertificateSummary   `json:"certificates"`        //
 	Problems      List[Problem]        `json:"problems"`            // worst first
+}
+
+// TokenProvider is how far the tokens of a jwt resource can be verified.
+type TokenProvider struct {
+	Name       string  `json:"name"`
+	Keys       int     `json:"keys"`
+	Skipped    int     `json:"keys_skipped,omitempty"`     // published, and not for signatures that are known
+	Confirmed  Time    `json:"keys_confirmed,omitzero"`    // when the provider last said that these are its keys
+	AgeSeconds Seconds `json:"keys_age_seconds,omitempty"` // since then
+	Error      string  `json:"error,omitempty"`            // of the last fetch
 }
 
 // Location is where a gateway runs, as far as that is known.

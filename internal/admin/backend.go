@@ -69,6 +69,11 @@ type Providers interface {
 	TestProvider(context.Context, *ProviderRequest) (*ProviderTest, error)
 }
 
+// Ingresses are the north-south listeners.
+type Ingresses interface {
+	ListIngresses(context.Context, *ListIngressesRequest) (*ListIngressesResponse, error)
+}
+
 // Process is the gateway process itself.
 type Process interface {
 	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)

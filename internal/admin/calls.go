@@ -147,6 +147,11 @@ func (c *Client) LogLevel(ctx context.Context, r *LogLevelRequest) (*LogLevelRes
 	return call[LogLevelRequest, LogLevelResponse](ctx, c, "LogLevel", r)
 }
 
+// ListIngresses implements Ingresses.
+func (c *Client) ListIngresses(ctx context.Context, r *ListIngressesRequest) (*ListIngressesResponse, error) {
+	return call[ListIngressesRequest, ListIngressesResponse](ctx, c, "ListIngresses", r)
+}
+
 // ListProviders implements Providers.
 func (c *Client) ListProviders(ctx context.Context, r *ListProvidersRequest) (*ListProvidersResponse, error) {
 	return call[ListProvidersRequest, ListProvidersResponse](ctx, c, "ListProviders", r)

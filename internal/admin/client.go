@@ -55,6 +55,8 @@ var _ interface {
 	Instances
 	Process
 	Providers
+	Ingresses
+	Failover
 } = (*Client)(nil)
 
 const dialTimeout = 3 * time.Second // a local socket is accepted by the kernel at once, or not at all

@@ -59,6 +59,13 @@ var methods = map[string]method{
 	"SyncProvider":  {waitingFor: "the provider's listings", writes: true, waits: true},
 	"TestProvider":  {waitingFor: "the provider's listings", waits: true},
 
+	"ListIngresses": {waitingFor: "the list of ingresses"},
+
+	"FailoverShow":   {waitingFor: "who serves what"},
+	"FailoverTest":   {waitingFor: "what would move"},
+	"FailoverDrain":  {waitingFor: "the drain to be in force", writes: true},
+	"FailoverReturn": {waitingFor: "the return to be in force", writes: true},
+
 	"Reload":   {waitingFor: "the new configuration to take effect", writes: true},
 	"LogLevel": {waitingFor: "the log level", writes: true},
 }
@@ -114,6 +121,15 @@ func (s *Server) methods() http.Handler {
 		unary(s, mux, "ShowProvider", b.ShowProvider)
 		unary(s, mux, "SyncProvider", b.SyncProvider)
 		unary(s, mux, "TestProvider", b.TestProvider)
+	}
+	if b := s.cfg.Ingresses; b != nil {
+		unary(s, mux, "ListIngresses", b.ListIngresses)
+	}
+	if b := s.cfg.Failover; b != nil {
+		unary(s, mux, "FailoverShow", b.FailoverShow)
+		unary(s, mux, "FailoverTest", b.FailoverTest)
+		unary(s, mux, "FailoverDrain", b.FailoverDrain)
+		unary(s, mux, "FailoverReturn", b.FailoverReturn)
 	}
 	if b := s.cfg.Process; b != nil {
 		unary(s, mux, "Reload", b.Reload)

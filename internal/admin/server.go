@@ -29,6 +29,8 @@ type Config struct {
 	Instances    Instances
 	Process      Process
 	Providers    Providers
+	Ingresses    Ingresses
+	Failover     Failover
 
 	Live     []HealthCheck       // of /livez: a failure means that only a restart helps
 	Ready    []HealthCheck       // of /readyz: never one that depends on a peer

@@ -23,6 +23,8 @@ import (
 	"github.com/tradewind-mesh/tradewind/federation/registry"
 	"github.com/tradewind-mesh/tradewind/federation/store"
 	"github.com/tradewind-mesh/tradewind/federation/trust"
+	"github.com/tradewind-mesh/tradewind/gateways/ingress"
+	"github.com/tradewind-mesh/tradewind/gateways/jwt"
 	"github.com/tradewind-mesh/tradewind/gateways/mesh"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
 	"github.com/tradewind-mesh/tradewind/gateways/tunnel"
@@ -57,6 +59,8 @@ type Agent struct {
 	tunnel    *tunnel.Transport
 	peers     *peering.Manager
 	mesh      *mesh.Mesh
+	ingress   *ingress.Server
+	tokens    *jwt.Verifier
 	admin     *admin.Server
 	metrics   *prometheus.Registry
 	providers *providers
@@ -174,13 +178,16 @@ func (a *Agent) buildData() (err error) {
 	if err != nil {
 		return err
 	}
+	a.tokens = jwt.New(jwt.Config{Hosts: cfg.KeyHosts, Metrics: a.metrics, Log: a.room("jwt")})
 	a.mesh = mesh.New(mesh.Config{
+		Tokens: a.tokens,
 		Region: cfg.Region, Table: a.table, Tunnel: mesh.Over(a.tunnel), LocalListen: cfg.LocalListen, LocalTLS: a.trust.LocalTLS,
 		Workload: a.trust.Workload, Judge: a.trust.Judge, AccessLog: access, Metrics: a.metrics, Log: a.room("mesh"),
 		ReportFailure: func(service federation.ServiceName, id federation.InstanceID) {
 			a.health.ReportFailure(service, id, "a connection to it failed")
 		},
 	})
+	a.ingress = ingress.New(ingress.Config{Mesh: a.mesh, Metrics: a.metrics, Log: a.room("ingress")})
 	return nil
 }
 
@@ -220,7 +227,7 @@ func (a *Agent) buildAdmin() (err error) {
 	cfg := a.opts.Config
 	a.admin, err = admin.New(admin.Config{
 		Socket: cfg.AdminSocket, Group: cfg.AdminGroup, Listen: cfg.AdminListen, TokenFile: filepath.Join(cfg.DataDir, "admin.token"),
-		Answers: a, Services: a, Resources: a, Peerings: a, Certificates: a, Instances: a, Process: a, Providers: a,
+		Answers: a, Services: a, Resources: a, Peerings: a, Certificates: a, Instances: a, Process: a, Providers: a, Ingresses: a, Failover: a,
 		Live: []admin.HealthCheck{{Name: "store", Check: a.storeWorks}}, Ready: a.readiness(), Gatherer: a.metrics, Log: a.room("admin"),
 	})
 	return err
@@ -257,10 +264,12 @@ func (a *Agent) onView(view *federation.View) {
 		a.log.Error("compile the view; the last one stays in force", "view", view.Number, "error", err)
 		return
 	}
+	a.tokens.Apply(view.JWT) // before anybody asks for one
 	a.table.Publish(snap)
 	for _, p := range a.mesh.Apply() {
 		a.log.Warn("upstream not bound", "code", string(p.Code), "what", p.What, "why", p.Why)
 	}
+	a.applyIngresses(view)
 	peers := make([]federation.Peer, 0, len(view.Peers))
 	for _, p := range view.Peers {
 		peers = append(peers, p)
@@ -280,8 +289,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	defer stop()
 	g, inner := errgroup.WithContext(inner)
 	for _, run := range []func(context.Context) error{
-		a.trust.Run, a.reg.Run, a.plane.Run, a.tunnel.Run, a.peers.Run, a.mesh.Run, a.admin.Run, a.rejudgeOnTrust, a.nudgeOnPath, a.serveReloads, a.watch, a.keepExports, a.keepConsulSyncs,
-		a.tidy,
+		a.trust.Run, a.reg.Run, a.plane.Run, a.tunnel.Run, a.peers.Run, a.mesh.Run, a.tokens.Run, a.ingress.Run, a.admin.Run, a.rejudgeOnTrust, a.nudgeOnPath, a.serveReloads, a.watch, a.keepExports, a.keepConsulSyncs,
+		a.tidy, a.clearDrains,
 	} {
 		g.Go(func() error { return run(inner) })
 	}
@@ -336,10 +345,9 @@ func (a *Agent) drain() {
 	a.log.Info("draining", "open", a.mesh.Open(), "limit", limit.String())
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	var g errgroup.Group
-	g.Go(func() error { return a.tunnel.Drain(ctx) })
-	g.Go(func() error { return a.mesh.Drain(ctx) })
-	if err := g.Wait(); err != nil {
+	a.tunnel.Leave()
+	// One after the other: between two requests there may be no flow, and a session that is closed then is missed by the next one.
+	if err := errors.Join(a.drainCallers(ctx), a.tunnel.Drain(ctx)); err != nil {
 		a.log.Warn("drained with connections left", "error", err)
 	}
 }

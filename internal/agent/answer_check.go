@@ -88,6 +88,7 @@ func (a *Agent) checkProcess() []admin.CheckResult {
 	for _, l := range a.mesh.Listeners() {
 		results = append(results, judged("upstream "+l.Upstream.Name, admin.CheckFail, l.Problem))
 	}
+	results = append(results, a.checkIngresses()...)
 	for _, w := range a.resourceWarnings() {
 		results = append(results, admin.Failed("resources", admin.CheckWarn, w))
 	}

@@ -59,12 +59,15 @@ func (a *Agent) inForce(ctx context.Context) error {
 	return nil
 }
 
-// unbound is why upstreams among put are not where they should be: only binding an address tells.
+// unbound is why listeners among put are not where they should be: only binding an address tells.
 func (a *Agent) unbound(put []federation.Resource) []*federation.Diagnostic {
-	wanted := map[string]bool{}
+	wanted, ingresses := map[string]bool{}, map[string]bool{}
 	for _, r := range put {
-		if r.Kind == federation.KindUpstream {
+		switch r.Kind { //nolint:exhaustive // the others listen nowhere
+		case federation.KindUpstream:
 			wanted[r.Name] = true
+		case federation.KindIngress:
+			ingresses[r.Name] = true
 		}
 	}
 	var problems []*federation.Diagnostic
@@ -73,7 +76,7 @@ func (a *Agent) unbound(put []federation.Resource) []*federation.Diagnostic {
 			problems = append(problems, l.Problem)
 		}
 	}
-	return problems
+	return append(problems, a.unboundIngresses(ingresses)...)
 }
 
 // DeleteResources implements admin.Resources.

@@ -27,6 +27,14 @@ func (a *Agent) Status(context.Context, *admin.StatusRequest) (*admin.Status, er
 	for _, f := range a.mesh.Failovers() {
 		out.Failovers = append(out.Failovers, admin.FailoverStatus{Service: f.Service, From: f.From, To: f.To, Since: admin.At(f.Since)})
 	}
+	out.Drains = a.drains()
+	for _, p := range a.tokens.Status() {
+		t := admin.TokenProvider{Name: p.Provider, Keys: p.Keys, Skipped: p.Skipped, Confirmed: admin.At(p.At), Error: p.Error}
+		if !p.At.IsZero() {
+			t.AgeSeconds = admin.SecondsOf(time.Since(p.At))
+		}
+		out.Tokens = append(out.Tokens, t)
+	}
 	report := a.runChecks("")
 	for _, severity := range []admin.CheckStatus{admin.CheckFail, admin.CheckWarn} {
 		for _, g := range report.Groups {
@@ -70,7 +78,7 @@ func (a *Agent) listeners() []admin.ListenerStatus {
 		}
 		out = append(out, s)
 	}
-	return out
+	return append(out, a.ingressListeners()...)
 }
 
 func (a *Agent) serviceCounts(view *federation.View) admin.ServiceCounts {

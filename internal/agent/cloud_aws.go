@@ -7,7 +7,6 @@ import (
 	"net/netip"
 
 	"github.com/tradewind-mesh/tradewind/internal/admin"
-	"github.com/tradewind-mesh/tradewind/internal/config"
 	"github.com/tradewind-mesh/tradewind/providers/aws"
 )
 
@@ -20,24 +19,5 @@ var cloudAWS = &cloud{
 		return aws.Addresses(ctx, aws.Filter{Region: w["region"], TagKey: w["tag_key"], TagValue: w["tag_value"], AddressType: addressType(w),
 			Account: aws.Account{RoleARN: w["role_arn"], ExternalID: w["external_id"]}, Endpoint: w["endpoint"]})
 	},
-	clusters: func(body any) (listClusters, error) {
-		c, ok := body.(*config.AWSProvider)
-		if !ok {
-			return nil, wrongBody(body)
-		}
-		cfg := awsConfig(c)
-		cfg.Kinds = []string{aws.KindEC2} // it takes one; clusters are of none
-		l, err := aws.New(cfg)
-		if err != nil {
-			return nil, err
-		}
-		return func(ctx context.Context) ([]cluster, error) {
-			found, err := l.Clusters(ctx)
-			out := make([]cluster, 0, len(found))
-			for _, f := range found {
-				out = append(out, cluster{Name: f.Name, Account: f.Account, Region: f.Region, Endpoint: f.Endpoint, CA: f.CA, Token: f.Token})
-			}
-			return out, err
-		}, nil
-	},
+	clusters: awsClusters,
 }

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 
 	"github.com/tradewind-mesh/tradewind/internal/admin"
-	"github.com/tradewind-mesh/tradewind/internal/config"
 	"github.com/tradewind-mesh/tradewind/providers/azure"
 )
 
@@ -20,24 +19,5 @@ var cloudAzure = &cloud{
 		return azure.Addresses(ctx, azure.Filter{Subscription: w["subscription_id"], ResourceGroup: w["resource_group"], TagName: w["tag_name"],
 			TagValue: w["tag_value"], AddressType: addressType(w), Cloud: w["environment"], Endpoint: w["endpoint"]})
 	},
-	clusters: func(body any) (listClusters, error) {
-		c, ok := body.(*config.AzureProvider)
-		if !ok {
-			return nil, wrongBody(body)
-		}
-		cfg := azureConfig(c)
-		cfg.Kinds = []string{azure.KindVM} // it takes one; clusters are of none
-		l, err := azure.New(cfg)
-		if err != nil {
-			return nil, err
-		}
-		return func(ctx context.Context) ([]cluster, error) {
-			found, err := l.Clusters(ctx)
-			out := make([]cluster, 0, len(found))
-			for _, f := range found { // each resource group can have one of the name
-				out = append(out, cluster{Name: f.Group + "/" + f.Name, Account: f.Account, Region: f.Region, Endpoint: f.Endpoint, CA: f.CA, Token: f.Token})
-			}
-			return out, err
-		}, nil
-	},
+	clusters: azureClusters,
 }

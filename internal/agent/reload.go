@@ -42,6 +42,7 @@ func (a *Agent) Reload(context.Context, *admin.ReloadRequest) (*admin.ReloadResp
 		merged := config.Merge(current, next) // what needs a restart keeps its running value
 		a.level.Set(merged.LogLevel)
 		a.cfg.Store(merged)
+		a.tokens.Allow(merged.KeyHosts)
 		select {
 		case a.reconfigured <- struct{}{}:
 		default: // the watcher has not yet looked at the change before this one, and will see both

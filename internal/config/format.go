@@ -31,7 +31,7 @@ func FormatHCL(resources []federation.Resource) []byte {
 			w.text("mode", string(spec.Mode))
 			w.text("description", spec.Description)
 			for _, m := range spec.HTTP {
-				w.match("http", m)
+				w.permission("http", m)
 			}
 		case *federation.Resolver:
 			w.resolver(spec)
@@ -50,6 +50,10 @@ func FormatHCL(resources []federation.Resource) []byte {
 			w.list("allow_from", from)
 		case *federation.Ingress:
 			w.ingress(spec)
+		case *federation.JWT:
+			w.jwt(spec)
+		case *federation.Drain:
+			w.drain(spec)
 		}
 	}
 	return hclwrite.Format(f.Bytes())

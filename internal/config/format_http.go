@@ -37,16 +37,17 @@ func (w writer) texts(name string, values map[string]string) {
 	w.body.SetAttributeRaw(name, hclwrite.TokensForObject(tokens))
 }
 
-func (w writer) match(name string, m federation.HTTPMatch) {
-	b := w.block(name)
-	b.list("methods", m.Methods)
-	b.list("hosts", m.Hosts)
-	b.text("path", m.Path)
-	b.text("path_prefix", m.PathPrefix)
-	b.text("path_template", m.PathTemplate)
-	b.text("grpc", m.GRPC)
-	b.fields("header", m.Headers)
-	b.fields("query", m.Query)
+func (w writer) match(name string, m federation.HTTPMatch) { w.block(name).conditions(m) }
+
+func (w writer) conditions(m federation.HTTPMatch) {
+	w.list("methods", m.Methods)
+	w.list("hosts", m.Hosts)
+	w.text("path", m.Path)
+	w.text("path_prefix", m.PathPrefix)
+	w.text("path_template", m.PathTemplate)
+	w.text("grpc", m.GRPC)
+	w.fields("header", m.Headers)
+	w.fields("query", m.Query)
 }
 
 func (w writer) fields(name string, list []federation.FieldMatch) {

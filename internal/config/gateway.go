@@ -36,10 +36,11 @@ type Gateway struct {
 	Advertise    []string // addresses put into peering tokens; empty: those of the host's interfaces
 	LocalListen  string   // loopback TCP for workloads that bring an SVID; empty: off
 	AdminSocket  string
-	AdminListen  string // loopback TCP, token required; empty: off
-	AdminGroup   string // members may use the socket besides root and the gateway's user
-	AccessLog    string // "stdout", "off" or a file
-	ResourcesDir string // watched; empty: none
+	AdminListen  string   // loopback TCP, token required; empty: off
+	AdminGroup   string   // members may use the socket besides root and the gateway's user
+	KeyHosts     []string // that keys of jwt resources may be fetched from, sorted: "HOST" or "HOST:PORT"; empty: none
+	AccessLog    string   // "stdout", "off" or a file
+	ResourcesDir string   // watched; empty: none
 	Sources      []FileSource
 	Providers    []Provider
 	Location     Location      // where the process runs
@@ -76,6 +77,7 @@ func Reloadable(a, b *Gateway) []string {
 		"mesh.advertise": slices.Equal(a.Advertise, b.Advertise), "resources_dir": a.ResourcesDir == b.ResourcesDir,
 		"source": slices.Equal(a.Sources, b.Sources), "provider": reflect.DeepEqual(a.Providers, b.Providers),
 		"drain_timeout": a.DrainTimeout == b.DrainTimeout, "log.level": a.LogLevel == b.LogLevel, "peer": reflect.DeepEqual(a.Peers, b.Peers),
+		"jwks.hosts": slices.Equal(a.KeyHosts, b.KeyHosts),
 	})
 }
 
@@ -84,7 +86,7 @@ func Merge(running, next *Gateway) *Gateway {
 	out := *running
 	out.Advertise, out.ResourcesDir, out.Sources = next.Advertise, next.ResourcesDir, next.Sources
 	out.Providers, out.DrainTimeout, out.LogLevel, out.Files = next.Providers, next.DrainTimeout, next.LogLevel, next.Files
-	out.Peers = next.Peers
+	out.Peers, out.KeyHosts = next.Peers, next.KeyHosts
 	return &out
 }
 
@@ -117,6 +119,7 @@ type file struct {
 	Providers    []providerBlock `hcl:"provider,block"`
 	Location     *locationBlock  `hcl:"location,block"`
 	Peers        []peerBlock     `hcl:"peer,block"`
+	JWKS         *jwksBlock      `hcl:"jwks,block"`
 }
 
 type meshBlock struct {
@@ -301,6 +304,7 @@ func (b *builder) build(raw file) *Gateway {
 	b.providers(g, raw.Providers)
 	b.location(g, raw.Location)
 	b.peers(g, raw.Peers)
+	b.keyHosts(g, raw.JWKS)
 	return g
 }
 

@@ -32,6 +32,8 @@ type resourceFile struct {
 	Routes     []routeBlock     `hcl:"route,block"`
 	Upstreams  []upstreamBlock  `hcl:"upstream,block"`
 	Ingresses  []ingressBlock   `hcl:"ingress,block"`
+	JWT        []jwtBlock       `hcl:"jwt,block"`
+	Drains     []drainBlock     `hcl:"drain,block"`
 }
 
 type serviceBlock struct {
@@ -73,15 +75,15 @@ type exportBlock struct {
 }
 
 type intentionBlock struct {
-	Name        string       `hcl:"name,label"`
-	At          hcl.Range    `hcl:",def_range"`
-	Source      string       `hcl:"source"`
-	Destination string       `hcl:"destination"`
-	Action      string       `hcl:"action"`
-	Require     string       `hcl:"require,optional"`
-	Description string       `hcl:"description,optional"`
-	HTTP        []matchBlock `hcl:"http,block"`
-	Mode        string       `hcl:"mode,optional"`
+	Name        string            `hcl:"name,label"`
+	At          hcl.Range         `hcl:",def_range"`
+	Source      string            `hcl:"source"`
+	Destination string            `hcl:"destination"`
+	Action      string            `hcl:"action"`
+	Require     string            `hcl:"require,optional"`
+	Description string            `hcl:"description,optional"`
+	HTTP        []permissionBlock `hcl:"http,block"`
+	Mode        string            `hcl:"mode,optional"`
 }
 
 type upstreamBlock struct {
@@ -234,6 +236,12 @@ func (r *reader) convert(raw resourceFile) {
 	for _, b := range raw.Ingresses {
 		c.ingress(b)
 	}
+	for _, b := range raw.JWT {
+		c.jwt(b)
+	}
+	for _, b := range raw.Drains {
+		c.drain(b)
+	}
 }
 
 // add takes one resource in, or notes why not.
@@ -292,7 +300,7 @@ func (c converter) service(b serviceBlock) {
 
 func (c converter) intention(b intentionBlock) {
 	spec := &federation.Intention{Source: b.Source, Destination: b.Destination, Action: federation.Action(b.Action), Description: b.Description,
-		HTTP: matches(b.HTTP), Mode: federation.Mode(b.Mode)}
+		HTTP: permissions(b.HTTP), Mode: federation.Mode(b.Mode)}
 	c.text("require", b.Require, &spec.Require, b.At)
 	c.put(federation.KindIntention, b.Name, b.At, spec)
 }

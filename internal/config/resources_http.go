@@ -102,10 +102,14 @@ type faultBlock struct {
 func matches(blocks []matchBlock) []federation.HTTPMatch {
 	var out []federation.HTTPMatch
 	for _, b := range blocks {
-		out = append(out, federation.HTTPMatch{Methods: b.Methods, Hosts: b.Hosts, Path: b.Path, PathPrefix: b.PathPrefix,
-			PathTemplate: b.PathTemplate, GRPC: b.GRPC, Headers: fields(b.Headers), Query: fields(b.Query)})
+		out = append(out, b.match())
 	}
 	return out
+}
+
+func (b matchBlock) match() federation.HTTPMatch {
+	return federation.HTTPMatch{Methods: b.Methods, Hosts: b.Hosts, Path: b.Path, PathPrefix: b.PathPrefix,
+		PathTemplate: b.PathTemplate, GRPC: b.GRPC, Headers: fields(b.Headers), Query: fields(b.Query)}
 }
 
 func fields(blocks []fieldBlock) []federation.FieldMatch {

@@ -17,7 +17,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
-	"github.com/aws/aws-sdk-go-v2/service/eks"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	cloudmap "github.com/aws/aws-sdk-go-v2/service/servicediscovery"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -55,12 +54,11 @@ type clients struct {
 	describeGroups operation[elb.DescribeTargetGroupsInput, elb.DescribeTargetGroupsOutput, elb.Options]
 	describeHealth operation[elb.DescribeTargetHealthInput, elb.DescribeTargetHealthOutput, elb.Options]
 
-	listEKSClusters operation[eks.ListClustersInput, eks.ListClustersOutput, eks.Options]
-	describeCluster operation[eks.DescribeClusterInput, eks.DescribeClusterOutput, eks.Options]
+	config aws.Config // for what few need
 }
 
 func newClients(cfg aws.Config) *clients {
-	c := &clients{credentials: cfg.Credentials}
+	c := &clients{credentials: cfg.Credentials, config: cfg}
 	vm := ec2.NewFromConfig(cfg)
 	c.describeInstances, c.describeZones, c.describeSubnets = vm.DescribeInstances, vm.DescribeAvailabilityZones, vm.DescribeSubnets
 	scaling := autoscaling.NewFromConfig(cfg)
@@ -74,8 +72,6 @@ func newClients(cfg aws.Config) *clients {
 	c.instancesHealth = names.GetInstancesHealthStatus
 	balancers := elb.NewFromConfig(cfg)
 	c.describeGroups, c.describeHealth = balancers.DescribeTargetGroups, balancers.DescribeTargetHealth
-	kubernetes := eks.NewFromConfig(cfg)
-	c.listEKSClusters, c.describeCluster = kubernetes.ListClusters, kubernetes.DescribeCluster
 	return c
 }
 

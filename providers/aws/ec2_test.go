@@ -280,7 +280,7 @@ func TestPermissionsAreTheCallsThatAreMade(t *testing.T) {
 		}
 		l := open(t, cfg)
 		if kind == KindEKS {
-			if _, err := l.Clusters(t.Context()); err != nil {
+			if _, err := Clusters(t.Context(), l); err != nil {
 				t.Fatal(err)
 			}
 		} else {

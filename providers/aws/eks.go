@@ -29,7 +29,7 @@ type Cluster struct {
 
 // Clusters returns the EKS clusters that serve, in the order of account, region and name. With an error it returns those of the
 // accounts and regions that could be listed; the error names the others.
-func (l *Lister) Clusters(ctx context.Context) ([]Cluster, error) {
+func Clusters(ctx context.Context, l *Lister) ([]Cluster, error) { // no method: as one, it would stay in builds that never call it
 	var all []Cluster
 	var errs []error
 	for _, a := range l.cfg.Accounts {
@@ -54,9 +54,12 @@ func (l *Lister) Clusters(ctx context.Context) ([]Cluster, error) {
 }
 
 func (l *Lister) clustersIn(ctx context.Context, v *visit) ([]Cluster, error) {
+	kubernetes := eks.NewFromConfig(v.config)
+	list := operation[eks.ListClustersInput, eks.ListClustersOutput, eks.Options](kubernetes.ListClusters)
+	describe := operation[eks.DescribeClusterInput, eks.DescribeClusterOutput, eks.Options](kubernetes.DescribeCluster)
 	var names []string
 	err := pages(func(token *string) (*string, error) {
-		out, err := call(ctx, &v.spend, v.listEKSClusters, &eks.ListClustersInput{NextToken: token, MaxResults: aws.Int32(100)})
+		out, err := call(ctx, &v.spend, list, &eks.ListClustersInput{NextToken: token, MaxResults: aws.Int32(100)})
 		if err != nil {
 			return nil, err
 		}
@@ -68,7 +71,7 @@ func (l *Lister) clustersIn(ctx context.Context, v *visit) ([]Cluster, error) {
 	}
 	var here []Cluster
 	for _, name := range names { // the API describes one at a time
-		out, err := call(ctx, &v.spend, v.describeCluster, &eks.DescribeClusterInput{Name: &name})
+		out, err := call(ctx, &v.spend, describe, &eks.DescribeClusterInput{Name: &name})
 		if code(err) == "ResourceNotFoundException" {
 			continue // it went away a moment ago
 		}

@@ -196,7 +196,7 @@ func TestEachAPIsErrors(t *testing.T) {
 			l := open(t, Config{Kinds: []string{KindEC2, KindECS, KindCloudMap}, Endpoint: u})
 			var err error
 			if c.kind == KindEKS {
-				_, err = l.Clusters(t.Context())
+				_, err = Clusters(t.Context(), l)
 			} else {
 				var got poll.Listing
 				got, err = l.List(t.Context(), poll.Scope{Provider: "aws", Region: awstest.Region, Kind: c.kind, Part: parts[c.kind]}, nil)
@@ -266,7 +266,7 @@ func TestEKSClustersAndTheirTokens(t *testing.T) {
 		{Where: awstest.Where{Region: "us-east-1"}, Name: "far", Endpoint: "https://f.example.com", CA: "PEM"}}})
 	api.PageSize = 1
 	l := open(t, Config{Kinds: []string{KindEC2}, Regions: []string{"eu-west-1", "us-east-1"}, Endpoint: u})
-	clusters, err := l.Clusters(t.Context())
+	clusters, err := Clusters(t.Context(), l)
 	if err != nil || len(clusters) != 3 {
 		t.Fatalf("clusters are %v, %v, want three", clusters, err)
 	}
@@ -305,7 +305,7 @@ func TestEKSClustersAndTheirTokens(t *testing.T) {
 			return nil
 		}
 	})
-	clusters, err = l.Clusters(t.Context())
+	clusters, err = Clusters(t.Context(), l)
 	if len(clusters) != 2 || err == nil || !strings.Contains(err.Error(), "us-east-1") {
 		t.Errorf("clusters are %v, %v, want those of the region that could be listed, and an error for the other", clusters, err)
 	}

@@ -28,7 +28,7 @@ type Cluster struct {
 
 // Clusters returns the AKS clusters that run, in the order of subscription, region and name. With an error it returns those that
 // could be described; the error names the others.
-func (l *Lister) Clusters(ctx context.Context) ([]Cluster, error) {
+func Clusters(ctx context.Context, l *Lister) ([]Cluster, error) { // no method: as one, it would stay in builds that never call it
 	v, err := l.visit(nil)
 	if err != nil {
 		return nil, fmt.Errorf("list AKS clusters: %w", err)

@@ -37,7 +37,7 @@ func TestClusters(t *testing.T) {
 		{Name: "gone", Gone: true}, {Name: "odd", CA: []byte("none")}, {Name: "plain", CA: ca, Server: "http://198.51.100.1"},
 		{Where: azuretest.Where{Subscription: second}, Name: "far", CA: ca}}})
 	l := open(t, Config{Kinds: []string{KindVM}, Endpoint: url, Subscriptions: []string{azuretest.Subscription, second}})
-	got, err := l.Clusters(t.Context())
+	got, err := Clusters(t.Context(), l)
 	if err == nil || !strings.Contains(err.Error(), `cluster "odd"`) || !strings.Contains(err.Error(), `"http://198.51.100.1" is not`) ||
 		strings.Contains(err.Error(), "gone") {
 		t.Errorf("the error is %v, want odd and plain in it", err)

@@ -223,7 +223,7 @@ func TestClusters(t *testing.T) {
 	}})
 	l := open(t, Config{Projects: []string{gcptest.Project, "example-other"}, Kinds: []string{KindInstances},
 		Locations: []string{"europe-west1"}, Endpoint: u})
-	all, err := l.Clusters(t.Context())
+	all, err := Clusters(t.Context(), l)
 	if err == nil || !strings.Contains(err.Error(), `cluster "odd"`) {
 		t.Errorf("the error is %v, want that of one cluster", err)
 	}
@@ -246,7 +246,7 @@ func TestClusters(t *testing.T) {
 	api.Fail = func(gcptest.Request) *gcptest.Failure {
 		return &gcptest.Failure{Fault: gcptest.Partial, Place: "europe-west1-b"}
 	}
-	if all, err := l.Clusters(t.Context()); err == nil || len(all) != 3 || !strings.Contains(err.Error(), "europe-west1-b") {
+	if all, err := Clusters(t.Context(), l); err == nil || len(all) != 3 || !strings.Contains(err.Error(), "europe-west1-b") {
 		t.Errorf("with a missing zone there are %d clusters, %v", len(all), err)
 	}
 }

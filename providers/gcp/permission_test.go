@@ -75,7 +75,7 @@ func TestOperations(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	_, _ = l.Clusters(t.Context()) // one zone is missing, which it says by an error
+	_, _ = Clusters(t.Context(), l) // one zone is missing, which it says by an error
 	var all []exchange
 	for _, r := range api.Requests() {
 		if r.Method == "token" || slices.ContainsFunc(all, func(e exchange) bool { return e.Method == r.Method }) {

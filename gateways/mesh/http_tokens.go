@@ -1,0 +1,38 @@
+package mesh
+
+import (
+	"net/http"
+
+	"github.com/tradewind-mesh/tradewind/gateways/jwt"
+	"github.com/tradewind-mesh/tradewind/gateways/l7"
+	"github.com/tradewind-mesh/tradewind/gateways/route"
+)
+
+// vouch has the tokens of r verified that the intentions for c's service ask for, once, before anybody judges c. The refusal is nil when
+// r may be judged; one without a token is judged without. A gateway without a verifier believes no token.
+func (m *Mesh) vouch(snap *route.Snapshot, c *conn, r *http.Request) *jwt.Refusal {
+	asks := snap.Asks(c.service)
+	if len(asks) == 0 || m.cfg.Tokens == nil {
+		return nil
+	}
+	tokens, refusal := m.cfg.Tokens.Verify(r.Context(), asks, r.Header)
+	c.tokens, c.request.Tokens = &tokens, tokens.Tokens
+	return refusal
+}
+
+// unauthorized answers a request whose token is refused (RFC 6750 section 3).
+func unauthorized(refusal *jwt.Refusal) *http.Response {
+	res := l7.Text(http.StatusUnauthorized, refusal.Error())
+	res.Header["Www-Authenticate"] = []string{refusal.Challenge()}
+	return res
+}
+
+// withheld is r as an instance gets to see it: without the tokens that have done their work here.
+func (c *conn) withheld(r *http.Request) *http.Request {
+	if c.tokens == nil {
+		return r
+	}
+	to := r.WithContext(r.Context())
+	to.Header = c.tokens.Withheld(r.Header)
+	return to
+}
