@@ -48,19 +48,19 @@ func healthAtAPeer(t *testing.T) {
 	}
 	aws.put(t, specs)
 	all(t, gcp, names, 1)
-	least := time.Duration(1<<63 - 1)
+	least, median := time.Duration(1<<63-1), time.Duration(1<<63-1)
 	for i := range attempts {
 		took, asked := flip(t, aws, gcp, names[i*services:(i+1)*services])
 		busy, p99 := percentile(asked, 99), percentile(took, 99)
 		t.Logf("health change to visible at a peer, loopback: %s (limit for p99: %v; a question beside it: p99 %v)",
 			spread(took), limit, busy.Round(10*time.Microsecond))
-		if p50 := percentile(took, 50); p50 > limit {
-			t.Errorf("p50 is %v, at most %v is allowed", p50, limit)
-		}
 		if p99 <= limit {
 			return
 		}
-		least = min(least, p99-waits*busy)
+		least, median = min(least, p99-waits*busy), min(median, percentile(took, 50))
+	}
+	if median > limit {
+		t.Errorf("p50 was %v in the best of %d attempts, at most %v is allowed", median, attempts, limit)
 	}
 	if least > limit {
 		t.Errorf("p99 was above %v in each of %d attempts, and the machine was not busy enough to explain it", limit, attempts)

@@ -11,8 +11,12 @@ import (
 
 const (
 	// detourFloor is how many requests at once a region gets at first of those that are meant for another one: what has been idle
-	// must not be hit by all of them, and a few never hurt.
+	// must not be hit by thousands of them. Below that a region that has not said how much room it has is believed to have some: refusing
+	// what it could have served is the worse mistake.
 	detourFloor = fewInside
+
+	// returnFloor is how many requests at once a region that is back gets at first.
+	returnFloor = fewInside
 
 	// detourStep is how often that may grow, by detourGrowth, which doubles it in a second, and detourBackoff is what is left of it after a
 	// refusal.
@@ -135,11 +139,11 @@ func (s *Spill) Enter(detour bool, urgency int, now time.Duration) Passage {
 	if full := s.full.Load(); full != 0 && int64(now) < full && inside >= fewInside {
 		return Full
 	}
-	if lost := s.lost.Load(); lost != 0 && inside >= detourFloor {
+	if lost := s.lost.Load(); lost != 0 && inside >= returnFloor {
 		switch back := now - time.Duration(lost) - returnAfter; {
 		case back >= returnOver:
 			s.lost.CompareAndSwap(lost, 0)
-		case float64(inside) >= detourFloor+float64(s.all.inside.Load())*max(0, float64(back))/float64(returnOver):
+		case float64(inside) >= returnFloor+float64(s.all.inside.Load())*max(0, float64(back))/float64(returnOver):
 			return Later
 		}
 	}

@@ -254,10 +254,18 @@ func (t *trip) send() (conveyed, error) {
 		if !ok && last != nil {
 			s, ok = *last, true
 		}
+		entered := false
+		if !ok {
+			s, entered = t.awaitRoom()
+			ok = entered
+		}
 		if !ok || spent(t.conn, search) != nil && t.retries == 0 {
+			if entered {
+				t.left(s, nil)
+			}
 			break
 		}
-		if !t.enter(s) {
+		if !entered && !t.enter(s) {
 			continue
 		}
 		t.conn.heads(s.Region)

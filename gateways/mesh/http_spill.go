@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -62,6 +63,42 @@ type spilling struct {
 	detour bool         // it is not the one that the request is meant for
 	before bool         // one was tried before it
 	full   bool         // one had no room
+	crowd  *step        // the first of those
+}
+
+// A burst that moves to another region at once is no overload if that one is fast: what finds no room looks again every roomEvery, for
+// roomPatience, before it is shed.
+const (
+	roomEvery    = 5 * time.Millisecond
+	roomPatience = 50 * time.Millisecond
+)
+
+// awaitRoom waits until the first region that had no room has some, and enters it; false: it still has none. It is for once.
+func (t *trip) awaitRoom() (s step, ok bool) {
+	sp := &t.spill
+	if sp.crowd == nil {
+		return step{}, false
+	}
+	s, sp.crowd = *sp.crowd, nil
+	sp.to = sp.burden.spills.To(s.Region)
+	sp.detour = true
+	over := make(chan struct{})
+	var once sync.Once
+	t.conn.waits(func() { once.Do(func() { close(over) }) })
+	defer t.conn.waits(nil)
+	tick := time.NewTicker(roomEvery)
+	defer tick.Stop()
+	for range roomPatience / roomEvery {
+		select {
+		case <-over:
+			return step{}, false
+		case <-tick.C:
+		}
+		if sp.to.Enter(true, urgencyOf(t.x.Request.Header), t.mesh.sinceStart()) == limit.Open {
+			return s, true
+		}
+	}
+	return step{}, false
 }
 
 // enter reports whether the request may be sent to s now. One that had better wait for its turn is tried in the end, when no other
@@ -81,7 +118,9 @@ func (t *trip) enter(s step) bool {
 	case limit.Later:
 		t.plan.passOver(s, dropReturning)
 	case limit.Full:
-		sp.full = true
+		if sp.full = true; sp.detour && sp.crowd == nil {
+			sp.crowd = &s
+		}
 	}
 	return false
 }
