@@ -153,7 +153,7 @@ func TestNoWindowCarriesMoreThanTheRate(t *testing.T) {
 		p := Profile{Rate: rapid.Int64Range(minRate*1000, 1e9).Draw(t, "rate"), Queue: rapid.IntRange(2000, 100000).Draw(t, "queue")}
 		w := newWire(p, 1, 0)
 		var now, begin time.Duration
-		carried := 0
+		carried, packets := 0, 0
 		for range 200 {
 			now += time.Duration(rapid.IntRange(0, 100000).Draw(t, "gap"))
 			size := rapid.IntRange(20, full).Draw(t, "size")
@@ -162,11 +162,12 @@ func TestNoWindowCarriesMoreThanTheRate(t *testing.T) {
 				continue
 			}
 			if v.due-time.Duration(float64(size*8)/float64(p.Rate)*1e9) >= now+1 { // it waited: the wire is busy since begin
-				carried += size
+				carried, packets = carried+size, packets+1
 			} else {
-				begin, carried = now, size
+				begin, carried, packets = now, size, 1
 			}
-			if took := (v.due - begin).Seconds(); float64(carried*8) > took*float64(p.Rate)*1.0001+8 {
+			rounded := float64(packets) * 1e-9 // each packet's time is in whole nanoseconds
+			if took := (v.due - begin).Seconds() + rounded; float64(carried*8) > took*float64(p.Rate)*1.0001+8 {
 				t.Fatalf("%d octets in %.6f s at %d bit/s", carried, took, p.Rate)
 			}
 		}
