@@ -79,7 +79,7 @@ func (p *proxy) handle(x *Exchange) {
 	if k == nil {
 		c, err := net.Dial("tcp", p.to)
 		if err != nil {
-			_, _ = x.Respond(Text(503, err.Error())) //nolint:bodyclose // Respond closes it
+			_, _ = x.Respond(Text(503, err.Error()))
 			return
 		}
 		if k, err = p.pool.Add(p.to, c.(*net.TCPConn), p.two); err != nil {
@@ -87,7 +87,7 @@ func (p *proxy) handle(x *Exchange) {
 			return
 		}
 	}
-	res, err := k.Do(x.Request, Way{Deadline: time.Now().Add(5 * time.Second), Idle: 5 * time.Second, Interim: x.Interim}) //nolint:bodyclose // Respond closes it
+	res, err := k.Do(x.Request, Way{Deadline: time.Now().Add(5 * time.Second), Idle: 5 * time.Second, Interim: x.Interim})
 	if err != nil {
 		_, _ = x.Respond(Text(502, err.Error()))
 		return
