@@ -30,7 +30,8 @@ type HTTPMatch struct {
 }
 
 // FieldMatch is a condition on a header field or a query parameter. Every value that a request brings is judged: the condition
-// holds when there is at least one and all of them pass. With Absent it holds when there is none.
+// holds when there is at least one and all of them pass; in an intention that denies, when one of them passes. With Absent it holds when
+// there is none.
 type FieldMatch struct {
 	Name   string   `json:"name"`             // of a header in any case; of a query parameter exactly
 	Exact  []string `json:"exact,omitempty"`  // any of them
