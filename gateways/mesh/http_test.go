@@ -314,3 +314,20 @@ func TestDrainAnswersWhatIsUnderWay(t *testing.T) {
 		t.Error("a connection without a request holds up the drain")
 	}
 }
+
+// TestReservedFieldsOfCallersAreRemoved: what only gateways write reaches no instance under a caller's hand.
+func TestReservedFieldsOfCallersAreRemoved(t *testing.T) {
+	noLeaks(t)
+	aws := newRegion(t, "aws")
+	aws.serve(shop, server(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprint(w, r.Header.Get("X-Tradewind-Subset"), r.Header.Get("X-Tradewind-Anything"))
+	}))
+	aws.speaks(shop, federation.ProtocolHTTP)
+	aws.intend("local allow web shop")
+	url := "http://" + aws.upstream("up", "shop")
+	for _, two := range []bool{false, true} {
+		if _, body := fetch(t, caller(t, two), "GET", url, "X-Tradewind-Subset", "forged", "x-tradewind-anything", "forged"); body != "" {
+			t.Errorf("two=%v: the instance saw %q", two, body)
+		}
+	}
+}
