@@ -26,6 +26,9 @@
 // DETACH is the last frame of an end that goes on elsewhere; FIN, RESET, REFUSE and UNKNOWN are the last ones too. A carrier on which both
 // ends have said their last is free for another flow.
 //
+// What is small may be said a second time as a copy: a carrier of a few frames that comes as a whole, and has ended already. OPEN says
+// with a flag that it may come by a copy too.
+//
 // A sender keeps what has not been acknowledged. When a carrier has broken it sends that again over a fresh one, from the last
 // acknowledged octet on, and before it OPEN or the answer to it, unless the other end is known to have it: a flow is opened once
 // however often its OPEN comes. FIN counts as one octet more, and Settled acknowledges everything: it is said by an end that

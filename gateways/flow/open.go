@@ -13,6 +13,7 @@ type Open struct {
 	Assurance uint8       // how well it was proven; the numbers are federation.Assurance's
 	Service   string      // "namespace/name" in the answering region, at most 127 octets
 	Instance  string      // key of the instance that is asked for, at most 128 octets; empty: the answerer chooses
+	Copied    bool        // this may come by a copy too, before or after its carrier
 }
 
 // The fields of OPEN's body, each one octet of tag, a varint length, and the value; in ascending order, each at most once.
@@ -23,6 +24,7 @@ const (
 	tagAssurance = 3
 	tagService   = 4
 	tagInstance  = 5
+	tagCopied    = 6
 	tagCritical  = 128
 
 	maxSource  = 2048 // SPIFFE-ID specification, section 2.3
@@ -47,6 +49,9 @@ func (o Open) appendBody(b []byte) ([]byte, error) {
 	b = appendField(b, tagService, o.Service)
 	if o.Instance != "" {
 		b = appendField(b, tagInstance, o.Instance)
+	}
+	if o.Copied {
+		b = append(b, tagCopied, 0)
 	}
 	return b, nil
 }
@@ -114,6 +119,11 @@ func (o *Open) setField(tag int, value []byte) error {
 			return violation("OPEN with an instance key of %d octets", len(value))
 		}
 		o.Instance = string(value)
+	case tagCopied:
+		if len(value) > 0 {
+			return violation("OPEN with a flag of %d octets", len(value))
+		}
+		o.Copied = true
 	default:
 		if tag >= tagCritical {
 			return violation("OPEN with field %d, which must be understood and is not", tag)

@@ -286,6 +286,28 @@ func (o *Out) Written(lent Piece, pool Pool) {
 	o.tail.release(o.acked, pool)
 }
 
+// Copy appends frames that say on no carrier what has been given: the head while the other end is not known to have it, payload, which
+// lies at offset, and the end when it lies behind that. An end that has read upTo needs none of it. After a reset there is nothing to say.
+func (o *Out) Copy(b []byte, offset uint64, payload []byte) (frames []byte, upTo uint64) {
+	if o.reset != 0 || o.phase == phaseNew {
+		return b, 0
+	}
+	if !o.heard {
+		b = append(b, o.head...)
+	}
+	if o.phase == phaseOver { // REFUSE is the head's last frame
+		return b, 0
+	}
+	end := offset + uint64(len(payload))
+	if len(payload) > 0 {
+		b = append(Header{Type: TypeData, Length: len(payload), Offset: offset}.Append(b), payload...)
+	}
+	if o.phase == phaseClosed && end == o.offset {
+		return Header{Type: TypeFin, Offset: end}.Append(b), end + 1
+	}
+	return Header{Type: TypeDetach}.Append(b), end
+}
+
 // Detach returns this end's last frame on w: what it has to say goes on elsewhere.
 func (o *Out) Detach(w *Way, b []byte) []byte {
 	if w.done {

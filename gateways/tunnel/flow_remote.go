@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -38,7 +39,9 @@ type remote struct {
 	epoch  time.Time
 	shards [flowShards]flowShard
 
-	sessions int // under the peer's remotes.mu
+	sessions int          // under the peer's remotes.mu
+	lossy    atomic.Int64 // until when its path counts as one that loses packets, by now
+	orphans  atomic.Int64
 
 	mu       sync.Mutex
 	dirty    []*Flow // have something to acknowledge
@@ -81,7 +84,8 @@ func (r *remote) flush() {
 type flowShard struct {
 	mu    sync.Mutex
 	flows map[flowKey]*Flow     // those too that have ended at this end, and are not acknowledged by the other
-	gone  map[flow.ID]time.Time // opened by the peer, and ended without it being known to have heard of that
+	gone  map[flow.ID]time.Time // opened by the peer, and ended without it being known that its OPEN cannot come again
+	blind time.Time             // until then one of gone may have been forgotten too soon: no copy opens a flow
 }
 
 // remotes is the gateways of one peer.
@@ -156,7 +160,7 @@ func (r *remote) register(f *Flow) error {
 	if sh.flows[key] != nil {
 		return errFlowKnown
 	}
-	if len(sh.gone) > 0 && f.role == flow.Answerer && time.Now().Before(sh.gone[f.id]) {
+	if len(sh.gone) > 0 && f.role == flow.Answerer && time.Now().Before(sh.gone[f.id]) || f.byCopy && time.Now().Before(sh.blind) {
 		return errFlowKnown
 	}
 	if sh.flows == nil {
@@ -183,19 +187,28 @@ func (r *remote) forget(f *Flow, heard bool) {
 		return
 	}
 	delete(sh.flows, key)
-	if f.role == flow.Opener || heard {
+	limit := memoryLimit
+	if heard && !f.byCopy {
+		if limit = copyLife; !f.copied {
+			return
+		}
+	}
+	if f.role == flow.Opener {
 		return
 	}
 	if sh.gone == nil {
 		sh.gone = map[flow.ID]time.Time{}
 	}
-	for id := range sh.gone {
+	for id, until := range sh.gone {
 		if len(sh.gone) < maxMemory/flowShards {
 			break
 		}
+		if until.After(sh.blind) {
+			sh.blind = until
+		}
 		delete(sh.gone, id)
 	}
-	sh.gone[f.id] = time.Now().Add(memoryLimit)
+	sh.gone[f.id] = time.Now().Add(limit)
 }
 
 // all returns the flows, those that have ended too.

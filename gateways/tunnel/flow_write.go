@@ -99,6 +99,7 @@ func (f *Flow) writable() (*leg, error) {
 			return nil, net.ErrClosed
 		case l == nil:
 			f.want()
+		case f.orphan && f.out.Offset() >= copyFlight: // what is small leaves as copies; for more its carrier has to come
 		case l.ready && !l.sending && f.out.Unacked() < keepFlow:
 			return l, nil
 		}
@@ -116,6 +117,7 @@ func (f *Flow) writeDirect(l *leg, chunk []byte) error {
 		return err
 	}
 	f.out.Keep(&l.way, payload, keeper{f.far.peer})
+	f.copy(f.out.Offset()-uint64(len(payload)), payload)
 	if offset, news := f.tell(); news {
 		start = 0
 		flow.Header{Type: flow.TypeAck, Offset: offset}.Put(chunk)
@@ -138,6 +140,7 @@ func (f *Flow) writeFirst(l *leg, payload []byte) error {
 		return err
 	}
 	f.out.Keep(&l.way, payload, keeper{f.far.peer})
+	f.copy(f.out.Offset()-uint64(len(payload)), payload)
 	return f.send(l, append(b, payload...))
 }
 
@@ -197,6 +200,9 @@ func (f *Flow) drive(l *leg) {
 		frames, lent := f.out.Next(&l.way, b)
 		if len(frames) == 0 {
 			break
+		}
+		if len(frames) > len(b) && lent == (flow.Piece{}) { // the head, or the end
+			f.copy(f.out.Offset(), nil)
 		}
 		err := f.send(l, frames)
 		f.out.Written(lent, keeper{f.far.peer})

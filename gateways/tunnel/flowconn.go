@@ -49,6 +49,9 @@ type Flow struct {
 	endedAt  int64
 	ids      uint32 // of carriers
 	moving   bool
+	copied   bool // what is small leaves twice; at the answerer: the OPEN may have
+	byCopy   bool // the answerer has heard of the flow by a copy of its OPEN
+	orphan   bool // and has not got a carrier yet
 	// farAsleep: the other end's reader sleeps, and has read all that was written.
 	farAsleep bool
 	missed    bool   // a carrier has broken that may have had bytes which are wanted
@@ -125,7 +128,8 @@ func (t *Transport) Open(ctx context.Context, peer federation.Region, open flow.
 func (s *session) openFlow(c carrier, open flow.Open) (*Flow, error) {
 	f := &Flow{answer: make(chan struct{})}
 	f.init(s, c, flow.Opener)
-	f.id, f.opened = open.ID, s.far.now()
+	f.id, f.opened, f.copied = open.ID, s.far.now(), s.far.copies()
+	open.Copied = f.copied
 	err := f.out.Open(open)
 	if err == nil {
 		err = s.far.register(f)

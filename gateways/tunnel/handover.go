@@ -356,6 +356,7 @@ func (f *Flow) attached(s *session, c carrier, a flow.Attach) {
 		}
 		f.missed = false
 	}
+	f.claimOrphan()
 	f.session = s
 	f.wishes.Store(false)
 	f.stranded.Store(false)
@@ -450,6 +451,7 @@ func (f *Flow) ackLocked(offset uint64) error {
 // conclude forgets a flow of which both ends have all. A carrier that was attached behind the last frames has none of this end's yet:
 // it is given back too. mu is held.
 func (f *Flow) conclude() {
+	f.claimOrphan()
 	f.far.forget(f, true)
 	for _, l := range f.everyLeg() {
 		if !l.way.Done() && !l.broken {

@@ -85,6 +85,13 @@ func (s *session) serveCarrier(ctx context.Context, c carrier) {
 		err = in.readOpen(c, h, attached)
 	}
 	<-s.pending
+	if errors.Is(err, errFlowKnown) && in.copied { // a copy of this OPEN has come before it
+		_ = c.SetReadDeadline(time.Time{})
+		if f := s.far.find(in.id, flow.Answerer); f == nil || !f.adopt(s, c) {
+			c.cancel(flow.ResetMoved)
+		}
+		return
+	}
 	if err != nil {
 		if errors.Is(err, flow.ErrViolation) {
 			s.t.log.Warn("peer breaks the flow protocol", "peer", s.live.region, "gateway", s.live.id, "err", err)
@@ -115,7 +122,7 @@ func (in *Incoming) readOpen(c carrier, h flow.Header, attached bool) error {
 	if err != nil {
 		return err
 	}
-	in.open, in.id = event.Open, event.Open.ID
+	in.open, in.id, in.copied = event.Open, event.Open.ID, event.Open.Copied
 	if err := in.far.register(&in.Flow); err != nil {
 		return fmt.Errorf("%w: %w", flow.ErrViolation, err)
 	}

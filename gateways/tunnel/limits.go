@@ -46,7 +46,8 @@ func quicConfig(c class, dialer bool) *quic.Config {
 		conf.MaxIdleTimeout = 10 * time.Second // behind the pings, for a process that was stopped and woken
 		conf.MaxIncomingStreams = maxStreams
 		conf.MaxIncomingUniStreams = -1
-		window(16<<20, 48<<20) // twice the bytes under way at 1 Gbit/s and 60 ms, from the start: growing costs round trips
+		conf.EnableDatagrams = true // for copies
+		window(16<<20, 48<<20)      // twice the bytes under way at 1 Gbit/s and 60 ms, from the start: growing costs round trips
 	case classExchange:
 		conf.MaxIdleTimeout = 30 * time.Second
 		conf.KeepAlivePeriod = 10 * time.Second // before any NAT forgets a UDP mapping (RFC 4787: 2 min, in practice 30 s)

@@ -26,6 +26,7 @@ var (
 	descBulk     = describe("bulk_flows", "Bulk transfers that this gateway sends to the peer, by what carries them.", "peer", "lane")
 	descBytes    = describe("bytes_total", "Bytes of flows with the peer, headers not counted.", "peer", "direction")
 	descBare     = describe("flows_unkept_total", "How often a flow went on without keeping what it sends, because flows with the peer keep too much: until that is acknowledged it cannot move to another lane.", "peer")
+	descCopies   = describe("copies_total", "Datagrams with a copy of something small, sent because the path loses packets, and those of the peer's that came before what they are copies of.", "peer", "direction")
 	descFailures = describe("dial_failures_total", "Attempts to reach a gateway of the peer that failed.", "peer")
 	descRevoked  = describe("revoked_sessions_total", "Connections closed because the certificate they were made with was no longer good.")
 	descForeign  = describe("foreign_source_total", "Flows refused because a peer named a source outside of its own trust domain.")
@@ -40,7 +41,7 @@ type collector struct{ t *Transport }
 
 func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descUp, descRTT, descLoss, descSessions, descLanes, descDialled, descDied, descWaited, descFlows, descBulk, descBytes, descBare,
+		descUp, descRTT, descLoss, descSessions, descLanes, descDialled, descDied, descWaited, descFlows, descBulk, descBytes, descBare, descCopies,
 		descFailures, descRevoked, descForeign,
 	} {
 		out <- d
@@ -81,6 +82,8 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		counter(descBytes, p.in.Load(), name, "in")
 		counter(descBytes, p.out.Load(), name, "out")
 		counter(descBare, p.bare.Load(), name)
+		counter(descCopies, p.copiesSent.Load(), name, "out")
+		counter(descCopies, p.copiesUsed.Load(), name, "in")
 		counter(descFailures, p.failures.Load(), name)
 	}
 	counter(descRevoked, c.t.counts.revoked.Load())

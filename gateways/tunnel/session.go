@@ -147,7 +147,9 @@ type session struct {
 	ponged  atomic.Int64
 	pings   atomic.Uint64 // the number of the last one
 	sent    [pingsInFlight]atomic.Int64
-	waiters sync.Map // number of a ping -> chan struct{}, closed by its pong
+	pinged  atomic.Uint64 // the number of the peer's last one
+	waiting atomic.Int64  // copies that wait for what they are copies of
+	waiters sync.Map      // number of a ping -> chan struct{}, closed by its pong
 }
 
 func (t *Transport) newSession(live *liveConn, l link, address string) *session {
@@ -258,7 +260,9 @@ func (s *session) watch() {
 			s.heard.Store(int64(now))
 		}
 		if n%lossTicks == 0 {
-			s.loss.Store(math.Float64bits(lost.next(count.sent, count.lost)))
+			share := lost.next(count.sent, count.lost)
+			s.loss.Store(math.Float64bits(share))
+			s.noteLoss(share)
 		}
 		if s.judgeSilence(now) {
 			return
@@ -387,6 +391,7 @@ func (s *session) serveControl() error {
 func (s *session) onControl(h flow.Header, body []byte) error {
 	switch h.Type {
 	case framePing:
+		s.pinged.Store(h.Offset)
 		return s.say(framePong, h.Offset)
 	case framePong:
 		s.onPong(h.Offset)

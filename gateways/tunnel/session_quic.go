@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,10 +17,12 @@ import (
 
 // quicLink is the link of a session that is one QUIC connection.
 type quicLink struct {
-	conn   *quic.Conn
-	stream *quic.Stream // the control stream
-	own    *socket      // that nothing else uses; nil: a shared one
-	s      *session
+	conn    *quic.Conn
+	stream  *quic.Stream // the control stream
+	own     *socket      // that nothing else uses; nil: a shared one
+	s       *session
+	copies  chan []byte // to be sent
+	sending atomic.Bool // a goroutine sends them
 }
 
 // acceptSession serves a QUIC flow session that a peer has dialled, until it ends.
@@ -75,6 +78,7 @@ func (t *Transport) dialSession(ctx context.Context, w way, limit time.Duration)
 func (l *quicLink) session(t *Transport, live *liveConn, address string) *session {
 	l.s = t.newSession(live, l, address)
 	l.s.srtt.Store(int64(l.conn.ConnectionStats().SmoothedRTT))
+	l.copies = make(chan []byte, copyQueue)
 	return l.s
 }
 
@@ -143,6 +147,9 @@ func (*quicLink) primed() bool { return true }
 
 // serve takes the streams that the peer opens.
 func (l *quicLink) serve(ctx context.Context, s *session) {
+	var tasks sync.WaitGroup
+	tasks.Go(func() { l.takeCopies(ctx) })
+	defer tasks.Wait()
 	for {
 		stream, err := l.conn.AcceptStream(ctx)
 		if err != nil {
