@@ -13,7 +13,7 @@ const (
 	paceTry     = 1.25             // of the rate, while probing: what BBR tries; a window that finds more begins another probe
 	paceQueue   = 64 << 10         // octets in the queue are aimed at: several lanes settle at equal shares then (TCP Vegas)
 	paceLeast   = 0.75             // of the rate: to drain a queue
-	paceMost    = 1.02             // of the rate: to fill one
+	paceMost    = 1.05             // of the rate: to fill one
 	drainTrips  = 60               // a queue that has not gone by then is somebody else's
 	paceResign  = 10 * time.Second // who is then left alone, for so long
 	paceRamp    = 1.1              // growth of the rate from window to window that says that the lane has not found it yet
@@ -26,7 +26,8 @@ type paceView struct {
 	now         time.Duration
 	delivered   uint64 // octets, also behind a gap
 	rtt, minRTT time.Duration
-	pressed     bool // something waits to be sent
+	pressed     bool    // something waits to be sent
+	again       float64 // share of what is sent that was sent before
 }
 
 // pacer bounds the rate of a lane so that it keeps the queue before it nearly empty: a congestion control alone leaves a round trip
@@ -62,7 +63,7 @@ func (p *pacer) step(v paceView) uint64 {
 	if !p.known || v.now < p.resignedTo {
 		return paceUnbound
 	}
-	rate := p.best[0].rate
+	rate := p.best[0].rate * (1 + v.again) // what was delivered, and what is lost on the way
 	queue := v.rtt - v.minRTT
 	target := min(max(time.Duration(paceQueue/rate*float64(time.Second)), v.minRTT/32), v.minRTT/4)
 	switch {
@@ -111,7 +112,7 @@ func (p *pacer) measure(v paceView) {
 	}
 	if !p.known && pressed && rate < paceRamp*p.last {
 		p.known = true
-		p.probeAt = v.now + paceProbe
+		p.probeAt = v.now // what it has found while it grew may be too little
 	}
 	p.last = rate
 	if p.known && rate > paceFound*p.best[0].rate {

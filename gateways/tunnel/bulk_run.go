@@ -145,7 +145,8 @@ func (r *bulkRun) pace(v bulkView) {
 			continue
 		}
 		s := l.last
-		bound := l.pacer.step(paceView{now: v.now, delivered: s.Delivered, rtt: s.RTT, minRTT: s.MinRTT, pressed: v.pressed || s.NotSent > 0})
+		bound := l.pacer.step(paceView{now: v.now, delivered: s.Delivered, rtt: s.RTT, minRTT: s.MinRTT, pressed: v.pressed || s.NotSent > 0,
+			again: l.loss.share})
 		if bound != l.bound && l.c.pace(bound) == nil {
 			l.bound = bound
 		}
