@@ -91,11 +91,7 @@ func (l *Lister) load(ctx context.Context) (aws.Config, error) {
 		if built, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok {
 			transport = built.GetTransport()
 		}
-		l.http = &http.Client{
-			Transport:     bounded{transport},
-			Timeout:       30 * time.Second, // a full page takes seconds; a peer that needs longer has gone
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		}
+		l.http = poll.Client(copying{transport}, maxBody)
 	}
 	cfg.HTTPClient = l.http
 	if l.cfg.Endpoint != "" {
@@ -155,17 +151,16 @@ func metadataClient(endpoint string) *imds.Client {
 		Endpoint:       endpoint, // empty: AWS_EC2_METADATA_SERVICE_ENDPOINT or the well-known address
 		EnableFallback: aws.FalseTernary,
 		Retryer:        aws.NopRetryer{},
-		HTTPClient:     linkLocal(),
+		HTTPClient:     poll.MetadataClient(),
 	})
 }
 
-// bounded refuses answers larger than maxBody.
-type bounded struct{ http.RoundTripper }
+// copying sends a copy of a request's body. The SDK closes its own as soon as the answer begins. The transport may still be looking for
+// its end, and then drops the connection in the middle of the answer. Requests are a few kilobytes.
+type copying struct{ *http.Transport }
 
-func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
+func (c copying) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Body != nil {
-		// The SDK closes the request's body as soon as the answer begins. The transport may still be looking for its end, and then
-		// drops the connection in the middle of the answer. It gets a copy; requests are a few kilobytes.
 		sent, err := io.ReadAll(req.Body)
 		req.Body.Close()
 		if err != nil {
@@ -175,20 +170,5 @@ func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(sent)), nil }
 		req.Body, _ = req.GetBody()
 	}
-	resp, err := b.RoundTripper.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.ContentLength > maxBody {
-		resp.Body.Close()
-		return nil, fmt.Errorf("read the answer: its %d bytes are more than the %d that are read", resp.ContentLength, maxBody)
-	}
-	resp.Body = poll.Bounded(resp.Body, maxBody)
-	return resp, nil
-}
-
-func (b bounded) CloseIdleConnections() {
-	if t, ok := b.RoundTripper.(interface{ CloseIdleConnections() }); ok {
-		t.CloseIdleConnections()
-	}
+	return c.Transport.RoundTrip(req)
 }

@@ -1,11 +1,7 @@
 package aws
 
 import (
-	"errors"
-	"fmt"
-	"net/url"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -80,69 +76,42 @@ var (
 
 // validate returns all mistakes at once.
 func (c *Config) validate() error {
-	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	var wrong poll.Mistakes
 	if len(c.Regions) == 0 {
-		fail("regions: name at least one, such as \"eu-west-1\"")
-	}
-	for _, r := range c.Regions {
-		if !regionForm.MatchString(r) {
-			fail("regions: %q is not the name of a region such as \"eu-west-1\"", r)
-		}
+		wrong.Add("regions: name at least one, such as \"eu-west-1\"")
 	}
 	if len(c.Kinds) == 0 {
-		fail("kinds: name at least one of ec2, ecs and cloudmap")
+		wrong.Add("kinds: name at least one of ec2, ecs and cloudmap")
 	}
-	for _, k := range c.Kinds {
-		if !slices.Contains([]string{KindEC2, KindECS, KindCloudMap}, k) {
-			fail("kinds: %q is unknown: use ec2, ecs or cloudmap", k)
-		}
-	}
-	for _, list := range []struct {
-		name   string
-		values []string
-	}{{"regions", c.Regions}, {"kinds", c.Kinds}, {"clusters", c.Clusters}, {"namespaces", c.Namespaces}, {"target_groups", c.TargetGroups}} {
-		for i, v := range list.values {
-			if v == "" {
-				fail("%s: an entry is empty", list.name)
-			} else if slices.Contains(list.values[:i], v) {
-				fail("%s: %q is there twice", list.name, v)
-			}
-		}
-	}
-	errs = append(errs, c.validateAccounts()...)
-	if !slices.Contains([]string{"", PrivateV4, PublicV4, PrivateV6}, c.AddressType) {
-		fail("address_type: %q is unknown: use private_v4, public_v4 or private_v6", c.AddressType)
-	}
-	for k := range c.Tags {
-		if k == "" {
-			fail("tags: a tag has no name")
-		}
-	}
-	if u, err := url.Parse(c.Endpoint); c.Endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
-		fail("endpoint: %q is not a URL such as \"https://vpce.example.com\"", c.Endpoint)
-	}
-	return errors.Join(errs...)
+	wrong.List("regions", c.Regions, regionForm.MatchString, "is not the name of a region such as \"eu-west-1\"")
+	wrong.List("kinds", c.Kinds, poll.OneOf(KindEC2, KindECS, KindCloudMap), "is unknown: use ec2, ecs or cloudmap")
+	wrong.List("clusters", c.Clusters, nil, "")
+	wrong.List("namespaces", c.Namespaces, nil, "")
+	wrong.List("target_groups", c.TargetGroups, nil, "")
+	c.validateAccounts(&wrong)
+	wrong.AddressType(c.AddressType)
+	wrong.Tags(c.Tags)
+	wrong.Endpoint(c.Endpoint, "https://vpce.example.com")
+	return wrong.Err()
 }
 
-func (c *Config) validateAccounts() (errs []error) {
+func (c *Config) validateAccounts(wrong *poll.Mistakes) {
 	seen := map[string]bool{}
 	for _, a := range c.Accounts {
 		if a.RoleARN == "" {
 			if a.ExternalID != "" {
-				errs = append(errs, errors.New("accounts: an external_id belongs to a role_arn, which is missing"))
+				wrong.Add("accounts: an external_id belongs to a role_arn, which is missing")
 			}
 		} else if role, err := arn.Parse(a.RoleARN); err != nil || role.Service != "iam" || !strings.HasPrefix(role.Resource, "role/") ||
 			!accountForm.MatchString(role.AccountID) {
-			errs = append(errs, fmt.Errorf("accounts: %q is not the ARN of a role such as \"arn:aws:iam::111122223333:role/tradewind\"", a.RoleARN))
+			wrong.Add("accounts: %q is not the ARN of a role such as \"arn:aws:iam::111122223333:role/tradewind\"", a.RoleARN)
 			continue
 		}
 		if seen[a.id()] {
-			errs = append(errs, fmt.Errorf("accounts: %v is there twice: one role sees the whole account", a))
+			wrong.Add("accounts: %v is there twice: one role sees the whole account", a)
 		}
 		seen[a.id()] = true
 	}
-	return errs
 }
 
 // The limits of what is read and remembered. What goes beyond them was not meant for us.
@@ -157,7 +126,7 @@ const targetsFor = 10 * time.Second
 
 // Permissions returns the IAM actions that a Lister with this configuration uses, sorted. Clusters needs those of KindEKS too.
 func Permissions(kinds ...string) []string {
-	of := map[string][]string{
+	return poll.Permissions(kinds, map[string][]string{
 		KindEC2: {"ec2:DescribeInstances", "ec2:DescribeAvailabilityZones", "autoscaling:DescribeAutoScalingGroups"},
 		KindECS: {"ecs:ListClusters", "ecs:ListTasks", "ecs:DescribeTasks", "ecs:DescribeTaskDefinition", "ecs:DescribeContainerInstances",
 			"ec2:DescribeInstances", "ec2:DescribeSubnets", "ec2:DescribeAvailabilityZones"},
@@ -166,13 +135,7 @@ func Permissions(kinds ...string) []string {
 			"ecs:DescribeTasks", "ec2:DescribeAvailabilityZones"},
 		SignalELB: {"elasticloadbalancing:DescribeTargetGroups", "elasticloadbalancing:DescribeTargetHealth"},
 		KindEKS:   {"eks:ListClusters", "eks:DescribeCluster"},
-	}
-	var all []string
-	for _, k := range kinds {
-		all = append(all, of[k]...)
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	})
 }
 
 // Beside the kinds of workload, Permissions knows these.

@@ -64,10 +64,7 @@ func (s *stage) fail(r awstest.Request) *awstest.Failure {
 	case partial || r.Action() != s.list:
 		return nil
 	}
-	if fault := s.Fault(r.Page); fault != "" {
-		return &awstest.Failure{Fault: awstest.Fault(fault), RetryAfter: providertest.RetryAfter}
-	}
-	return nil
+	return s.Failure(r.Page)
 }
 
 // pages returns the sizes of the pages of the world. ECS lists what is gone.

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
@@ -71,22 +69,13 @@ func classify(ctx context.Context, err error) error {
 	_, throttle := retry.DefaultThrottleErrorCodes[code]
 	switch {
 	case throttle || status == http.StatusTooManyRequests:
-		return &poll.ThrottledError{RetryAfter: retryAfter(header), Err: err}
+		return &poll.ThrottledError{RetryAfter: poll.RetryAfter(header), Err: err}
 	case credentialCodes[code]:
 		return fmt.Errorf("%w: %w", poll.ErrCredentials, err)
 	case deniedCodes[code]:
 		return &poll.DeniedError{Action: action(err), Who: principal(api.ErrorMessage()), Err: err}
 	}
 	return err
-}
-
-// retryAfter reads the header in seconds. The other form, a date, no AWS service uses.
-func retryAfter(h http.Header) time.Duration {
-	seconds, err := strconv.Atoi(h.Get("Retry-After"))
-	if err != nil || seconds < 0 || seconds > 3600 {
-		return 0
-	}
-	return time.Duration(seconds) * time.Second
 }
 
 // prefixes are the names of services in policies, by the SDK's names.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
@@ -49,12 +48,5 @@ func Addresses(ctx context.Context, f Filter) ([]netip.Addr, error) {
 	if err != nil {
 		return fail(err)
 	}
-	var all []netip.Addr
-	for _, i := range v.Found {
-		if of := i.Of(v.cfg.AddressType); i.State == poll.StateRunning && len(of) > 0 {
-			all = append(all, of[0]) // one each: the others are the same machine
-		}
-	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all), nil
+	return poll.Running(v.Found, func(f *found) (*poll.Record, []netip.Addr) { return &f.Record, f.Of(v.cfg.AddressType) }), nil
 }

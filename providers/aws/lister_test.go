@@ -318,17 +318,17 @@ func TestLocate(t *testing.T) {
 	for _, c := range []struct {
 		name, task string
 		self       awstest.Self
-		want       Location
+		want       poll.Location
 		fails      string
 	}{
 		{name: "instance", self: awstest.Self{Instance: "i-1"},
-			want: Location{"aws", "eu-west-1", "euw1-az2", "eu-west-1a", "i-1", awstest.Account}},
+			want: poll.Location{Provider: "aws", Region: "eu-west-1", ZoneID: "euw1-az2", Zone: "eu-west-1a", InstanceID: "i-1", Account: awstest.Account}},
 		{name: "Fargate", task: "shop/fargate", self: awstest.Self{Task: "shop/fargate"},
-			want: Location{"aws", "eu-west-1", "", "eu-west-1a", "", awstest.Account}},
+			want: poll.Location{Provider: "aws", Region: "eu-west-1", Zone: "eu-west-1a", Account: awstest.Account}},
 		{name: "task on an instance", task: "shop/host", self: awstest.Self{Task: "shop/host", Instance: "i-2"},
-			want: Location{"aws", "eu-west-1", "euw1-az3", "eu-west-1a", "i-2", awstest.Account}},
+			want: poll.Location{Provider: "aws", Region: "eu-west-1", ZoneID: "euw1-az3", Zone: "eu-west-1a", InstanceID: "i-2", Account: awstest.Account}},
 		{name: "task that may not ask the instance's", task: "shop/awsvpc-on-ec2", self: awstest.Self{Task: "shop/awsvpc-on-ec2", Off: true},
-			want: Location{"aws", "eu-west-1", "", "eu-west-1a", "", awstest.Account}},
+			want: poll.Location{Provider: "aws", Region: "eu-west-1", Zone: "eu-west-1a", Account: awstest.Account}},
 		{name: "hop limit", self: awstest.Self{Instance: "i-1", OutOfReach: true}, fails: "--http-put-response-hop-limit 2"},
 		{name: "version 1 only", self: awstest.Self{Instance: "i-1", V1: true}, fails: "StatusCode: 405"},
 		{name: "off", self: awstest.Self{Instance: "i-1", Off: true}, fails: "switched off"},

@@ -9,35 +9,21 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
-// Location is where this process runs.
-type Location struct {
-	Provider   string // "aws"
-	Region     string // "eu-west-1"
-	ZoneID     string // "euw1-az2"; empty on Fargate, which does not say it
-	Zone       string // "eu-west-1b", this account's name of the zone
-	InstanceID string // of the EC2 instance; empty on Fargate
-	Account    string // "111122223333"
-}
-
-// locateWithin bounds Locate: a process that is not on AWS must not start late.
-const locateWithin = 2 * time.Second
-
 // Locate asks the metadata services where this process runs: that of ECS where there is one, and that of EC2, in version 2 only.
 // It takes no longer than 2 s. The SDK's environment variables name other endpoints: AWS_EC2_METADATA_SERVICE_ENDPOINT,
 // ECS_CONTAINER_METADATA_URI_V4.
-func Locate(ctx context.Context) (Location, error) {
-	ctx, cancel := context.WithTimeout(ctx, locateWithin)
+func Locate(ctx context.Context) (poll.Location, error) {
+	ctx, cancel := context.WithTimeout(ctx, poll.LocateWithin)
 	defer cancel()
 	task, launch, err := locateTask(ctx)
 	if err != nil {
-		return Location{}, err
+		return poll.Location{}, err
 	}
 	if launch == "FARGATE" {
 		return task, nil // there is no other metadata service
@@ -47,19 +33,19 @@ func Locate(ctx context.Context) (Location, error) {
 	case err != nil && task.Region != "":
 		return task, nil // tasks may be kept from asking; what ECS says will do
 	case err != nil:
-		return Location{}, err
+		return poll.Location{}, err
 	}
 	here.Zone = cmp.Or(here.Zone, task.Zone)
 	return here, nil
 }
 
-func locateInstance(ctx context.Context) (Location, error) {
+func locateInstance(ctx context.Context) (poll.Location, error) {
 	client := metadataClient("")
 	doc, err := client.GetInstanceIdentityDocument(ctx, nil)
 	if err != nil {
-		return Location{}, hint(ctx, err)
+		return poll.Location{}, hint(ctx, err)
 	}
-	here := Location{Provider: "aws", Region: doc.Region, Zone: doc.AvailabilityZone, InstanceID: doc.InstanceID, Account: doc.AccountID}
+	here := poll.Location{Provider: "aws", Region: doc.Region, Zone: doc.AvailabilityZone, InstanceID: doc.InstanceID, Account: doc.AccountID}
 	// The document lacks the zone's ID.
 	if out, err := client.GetMetadata(ctx, &imds.GetMetadataInput{Path: "placement/availability-zone-id"}); err == nil {
 		defer out.Content.Close()
@@ -83,44 +69,20 @@ func hint(ctx context.Context, err error) error {
 	return fmt.Errorf("ask EC2 where this process runs: %w", err)
 }
 
-// maxMetadata is the most that is read of one answer of a metadata service. The longest, of a task with many containers, is some
-// kilobytes.
-const maxMetadata = 64 << 10
-
-// linkLocal returns a client for metadata services. They are at link-local addresses, of which a proxy would ask its own host, and
-// send nobody elsewhere.
-func linkLocal() *http.Client {
-	return &http.Client{
-		Transport:     short{&http.Transport{Proxy: nil, DisableKeepAlives: true}},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
-
-// short refuses answers of more than maxMetadata.
-type short struct{ http.RoundTripper }
-
-func (s short) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := s.RoundTripper.RoundTrip(req)
-	if err == nil {
-		resp.Body = poll.Bounded(resp.Body, maxMetadata)
-	}
-	return resp, err
-}
-
 // locateTask asks the metadata service of ECS. Without one it returns nothing.
-func locateTask(ctx context.Context) (here Location, launch string, err error) {
+func locateTask(ctx context.Context) (here poll.Location, launch string, err error) {
 	uri := os.Getenv("ECS_CONTAINER_METADATA_URI_V4")
 	if uri == "" {
-		return Location{}, "", nil
+		return poll.Location{}, "", nil
 	}
-	fail := func(err error) (Location, string, error) {
-		return Location{}, "", fmt.Errorf("ask ECS where this task runs: %w", err)
+	fail := func(err error) (poll.Location, string, error) {
+		return poll.Location{}, "", fmt.Errorf("ask ECS where this task runs: %w", err)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri+"/task", nil)
 	if err != nil {
 		return fail(err)
 	}
-	resp, err := linkLocal().Do(req)
+	resp, err := poll.MetadataClient().Do(req)
 	if err != nil {
 		return fail(err)
 	}
@@ -136,18 +98,18 @@ func locateTask(ctx context.Context) (here Location, launch string, err error) {
 }
 
 // readTask reads what the metadata service of ECS says of a task.
-func readTask(body io.Reader) (here Location, launch string, err error) {
+func readTask(body io.Reader) (here poll.Location, launch string, err error) {
 	var task struct {
 		TaskARN          string
 		AvailabilityZone string
 		LaunchType       string
 	}
-	if err := json.NewDecoder(io.LimitReader(body, maxMetadata)).Decode(&task); err != nil {
-		return Location{}, "", fmt.Errorf("read the answer: %w", err)
+	if err := json.NewDecoder(io.LimitReader(body, poll.MaxMetadata)).Decode(&task); err != nil {
+		return poll.Location{}, "", fmt.Errorf("read the answer: %w", err)
 	}
 	id, err := arn.Parse(task.TaskARN)
 	if err != nil || !regionForm.MatchString(id.Region) || !accountForm.MatchString(id.AccountID) || len(task.AvailabilityZone) > 64 {
-		return Location{}, "", fmt.Errorf("the task's ARN %.256q or zone %.64q is none", task.TaskARN, task.AvailabilityZone)
+		return poll.Location{}, "", fmt.Errorf("the task's ARN %.256q or zone %.64q is none", task.TaskARN, task.AvailabilityZone)
 	}
-	return Location{Provider: "aws", Region: id.Region, Zone: task.AvailabilityZone, Account: id.AccountID}, task.LaunchType, nil
+	return poll.Location{Provider: "aws", Region: id.Region, Zone: task.AvailabilityZone, Account: id.AccountID}, task.LaunchType, nil
 }

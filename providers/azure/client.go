@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
@@ -102,11 +101,7 @@ func (m *marked) GetToken(ctx context.Context, o policy.TokenRequestOptions) (az
 func newHTTP() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Proxy = direct(http.ProxyFromEnvironment)
-	return &http.Client{
-		Transport:     bounded{transport},
-		Timeout:       30 * time.Second, // a full page takes seconds; a peer that needs longer has gone
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	return poll.Client(transport, maxBody)
 }
 
 // direct uses proxies, but not for link-local addresses: a proxy asked for a token there would get its own machine's.
@@ -117,16 +112,4 @@ func direct(proxy func(*http.Request) (*url.URL, error)) func(*http.Request) (*u
 		}
 		return proxy(req)
 	}
-}
-
-// bounded refuses answers larger than maxBody.
-type bounded struct{ *http.Transport }
-
-func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := b.Transport.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	resp.Body = poll.Bounded(resp.Body, maxBody)
-	return resp, nil
 }

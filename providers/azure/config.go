@@ -1,9 +1,6 @@
 package azure
 
 import (
-	"errors"
-	"fmt"
-	"net/url"
 	"regexp"
 	"slices"
 	"time"
@@ -60,65 +57,34 @@ var clouds = map[string]cloud.Configuration{"": cloud.AzurePublic, CloudPublic: 
 
 // validate returns all mistakes at once.
 func (c *Config) validate() error {
-	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	var wrong poll.Mistakes
 	switch {
 	case len(c.Subscriptions) == 0 && c.ManagementGroup == "":
-		fail("subscriptions: name at least one, or a management_group")
+		wrong.Add("subscriptions: name at least one, or a management_group")
 	case len(c.Subscriptions) > 0 && c.ManagementGroup != "":
-		fail("management_group: there are subscriptions too: leave one of them")
+		wrong.Add("management_group: there are subscriptions too: leave one of them")
 	case c.ManagementGroup != "" && !groupForm.MatchString(c.ManagementGroup):
-		fail("management_group: %q is not the ID of a management group", c.ManagementGroup)
+		wrong.Add("management_group: %q is not the ID of a management group", c.ManagementGroup)
 	}
 	if len(c.Subscriptions) > maxSubscriptions {
-		fail("subscriptions: %d are more than the %d that one query may name: use a management_group", len(c.Subscriptions), maxSubscriptions)
-	}
-	for _, s := range c.Subscriptions {
-		if !subscriptionForm.MatchString(s) {
-			fail("subscriptions: %q is not an ID such as \"00000000-0000-0000-0000-000000000000\"", s)
-		}
-	}
-	for _, g := range c.ResourceGroups {
-		if !groupForm.MatchString(g) {
-			fail("resource_groups: %q is not the name of a resource group", g)
-		}
+		wrong.Add("subscriptions: %d are more than the %d that one query may name: use a management_group", len(c.Subscriptions), maxSubscriptions)
 	}
 	if len(c.Kinds) == 0 {
-		fail("kinds: name at least one of vm, vmss and containerapp")
+		wrong.Add("kinds: name at least one of vm, vmss and containerapp")
 	}
-	for _, k := range c.Kinds {
-		if !slices.Contains([]string{KindVM, KindScaleSet, KindContainerApp}, k) {
-			fail("kinds: %q is unknown: use vm, vmss or containerapp", k)
-		}
-	}
-	for _, list := range []struct {
-		name   string
-		values []string
-	}{{"subscriptions", c.Subscriptions}, {"resource_groups", c.ResourceGroups}, {"kinds", c.Kinds}} {
-		for i, v := range list.values {
-			if slices.Contains(list.values[:i], v) {
-				fail("%s: %q is there twice", list.name, v)
-			}
-		}
-	}
-	if !slices.Contains([]string{"", PrivateV4, PublicV4, PrivateV6}, c.AddressType) {
-		fail("address_type: %q is unknown: use private_v4, public_v4 or private_v6", c.AddressType)
-	}
+	wrong.List("subscriptions", c.Subscriptions, subscriptionForm.MatchString, "is not an ID such as \"00000000-0000-0000-0000-000000000000\"")
+	wrong.List("resource_groups", c.ResourceGroups, groupForm.MatchString, "is not the name of a resource group")
+	wrong.List("kinds", c.Kinds, poll.OneOf(KindVM, KindScaleSet, KindContainerApp), "is unknown: use vm, vmss or containerapp")
+	wrong.AddressType(c.AddressType)
 	if c.AddressType == PublicV4 && slices.Contains(c.Kinds, KindScaleSet) {
-		fail("address_type: public_v4 is known of kind vm only, and kinds has vmss")
+		wrong.Add("address_type: public_v4 is known of kind vm only, and kinds has vmss")
 	}
-	for k := range c.Tags {
-		if k == "" {
-			fail("tags: a tag has no name")
-		}
-	}
+	wrong.Tags(c.Tags)
 	if _, known := clouds[c.Cloud]; !known {
-		fail("cloud: %q is unknown: use public, government or china", c.Cloud)
+		wrong.Add("cloud: %q is unknown: use public, government or china", c.Cloud)
 	}
-	if u, err := url.Parse(c.Endpoint); c.Endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
-		fail("endpoint: %q is not a URL such as \"https://management.example.com\"", c.Endpoint)
-	}
-	return errors.Join(errs...)
+	wrong.Endpoint(c.Endpoint, "https://management.example.com")
+	return wrong.Err()
 }
 
 // The limits of what is read and remembered. What goes beyond them was not meant for us.
@@ -140,7 +106,7 @@ const KindAKS = "aks"
 // Permissions returns the actions that a Lister with these kinds uses, sorted: the built-in role Reader has all but the last of
 // KindAKS, which is in "Azure Kubernetes Service Cluster User Role". What may not be read Resource Graph leaves out in silence.
 func Permissions(kinds ...string) []string {
-	of := map[string][]string{
+	return poll.Permissions(kinds, map[string][]string{
 		KindVM: {actionGraph, "Microsoft.Compute/virtualMachines/read", "Microsoft.Compute/virtualMachineScaleSets/read",
 			"Microsoft.Network/networkInterfaces/read", "Microsoft.Network/publicIPAddresses/read"},
 		KindScaleSet: {actionGraph, "Microsoft.Compute/virtualMachineScaleSets/read",
@@ -148,13 +114,7 @@ func Permissions(kinds ...string) []string {
 			"Microsoft.Compute/virtualMachineScaleSets/virtualMachines/networkInterfaces/read", actionScaleSetNICs},
 		KindContainerApp: {actionGraph, "Microsoft.App/containerApps/read", "Microsoft.App/managedEnvironments/read"},
 		KindAKS:          {actionGraph, "Microsoft.ContainerService/managedClusters/read", actionClusterCredential},
-	}
-	var all []string
-	for _, k := range kinds {
-		all = append(all, of[k]...)
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	})
 }
 
 // The actions that are asked for by a request of their own. What a query reads needs the actions of the tables in it.

@@ -54,10 +54,7 @@ func (s *stage) fail(r azuretest.Request) *azuretest.Failure {
 	if r.Action != azuretest.ActionGraph {
 		return nil
 	}
-	if fault := s.Fault(r.Page); fault != "" {
-		return &azuretest.Failure{Fault: azuretest.Fault(fault), RetryAfter: providertest.RetryAfter}
-	}
-	return nil
+	return s.Failure(r.Page)
 }
 
 // pages returns the sizes of the pages of the world. A workload that is on two pages is on both here too: the inventory has it twice.

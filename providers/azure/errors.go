@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -111,10 +110,7 @@ func bounds(s string, most int) string {
 // retryAfter reads how long to wait: the header of HTTP in seconds, and that of Resource Graph as hours:minutes:seconds
 // (https://learn.microsoft.com/azure/governance/resource-graph/concepts/guidance-for-throttled-requests). The longer one counts.
 func retryAfter(h http.Header) time.Duration {
-	var wait time.Duration
-	if n, err := strconv.Atoi(h.Get("Retry-After")); err == nil && n >= 0 && n <= 3600 {
-		wait = time.Duration(n) * time.Second
-	}
+	wait := poll.RetryAfter(h)
 	if t, err := time.Parse(time.TimeOnly, h.Get("x-ms-user-quota-resets-after")); err == nil && t.Hour() == 0 {
 		wait = max(wait, time.Duration(t.Minute())*time.Minute+time.Duration(t.Second())*time.Second)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
@@ -51,7 +50,7 @@ func Addresses(ctx context.Context, f Filter) ([]netip.Addr, error) {
 		return fail(err)
 	}
 	defer l.Close()
-	var all []netip.Addr
+	var all []found
 	for _, kind := range cfg.Kinds {
 		v, err := l.visit(nil)
 		if err == nil {
@@ -60,12 +59,7 @@ func Addresses(ctx context.Context, f Filter) ([]netip.Addr, error) {
 		if err != nil {
 			return fail(err)
 		}
-		for _, m := range v.Found {
-			if of := m.Of(cfg.AddressType); m.State == poll.StateRunning && len(of) > 0 {
-				all = append(all, of[0]) // one each: the others are the same machine
-			}
-		}
+		all = append(all, v.Found...)
 	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all), nil
+	return poll.Running(all, func(f *found) (*poll.Record, []netip.Addr) { return &f.Record, f.Of(cfg.AddressType) }), nil
 }

@@ -367,7 +367,7 @@ func TestLocate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Location{Provider: "azure", Region: "westeurope", Zone: "westeurope-1", ZoneID: "westeurope-az3", Account: azuretest.Subscription,
+	want := poll.Location{Provider: "azure", Region: "westeurope", Zone: "westeurope-1", ZoneID: "westeurope-az3", Account: azuretest.Subscription,
 		InstanceID: subscriptionPath + "microsoft.compute/virtualmachines/gateway"}
 	if here != want {
 		t.Errorf("we are at %+v, want %+v", here, want)

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -101,7 +100,7 @@ func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if note, ok := req.Context().Value(retryKey{}).(*time.Duration); ok {
-		*note = retryAfter(resp.Header)
+		*note = poll.RetryAfter(resp.Header)
 	}
 	if resp.StatusCode/100 == 2 {
 		resp.Body = &limited{ReadCloser: resp.Body, left: maxBody, err: errTooLarge}
@@ -119,15 +118,6 @@ func (b bounded) CloseIdleConnections() {
 }
 
 type retryKey struct{}
-
-// retryAfter reads the header in seconds. Consul uses no other form.
-func retryAfter(h http.Header) time.Duration {
-	seconds, err := strconv.Atoi(h.Get("Retry-After"))
-	if err != nil || seconds < 0 || seconds > 3600 {
-		return 0
-	}
-	return time.Duration(seconds) * time.Second
-}
 
 var errTooLarge = fmt.Errorf("the answer is larger than %d MiB", maxBody>>20)
 
@@ -181,7 +171,7 @@ func classify(err error, retry time.Duration) error {
 	if !errors.As(err, &status) {
 		return err
 	}
-	err = fmt.Errorf("status %d: %s", status.Code, clip(status.Body))
+	err = fmt.Errorf("status %d: %s", status.Code, poll.Clip(status.Body))
 	switch {
 	case status.Code == http.StatusTooManyRequests, strings.Contains(status.Body, "rate limit exceeded"):
 		return &poll.ThrottledError{RetryAfter: retry, Err: err}
@@ -221,14 +211,4 @@ func lacking(message string) (action, who string) {
 		who = "the token with AccessorID " + m[1]
 	}
 	return action, who
-}
-
-// clip makes what a server says fit to be shown.
-func clip(s string) string {
-	const most = 256
-	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "..."
-	}
-	return s
 }

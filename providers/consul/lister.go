@@ -224,12 +224,12 @@ func (v *visit) service(ctx context.Context, name string, index uint64, wait tim
 		calls++
 	}
 	if err != nil {
-		return answer{}, fmt.Errorf("list service %s: %w", clip(name), err)
+		return answer{}, fmt.Errorf("list service %s: %w", poll.Clip(name), err)
 	}
 	out := answer{index: meta.LastIndex, doubt: v.doubt(meta), calls: calls}
 	if meta.ResultsFilteredByACLs {
 		out.doubt = cmp.Or[error](out.doubt, fmt.Errorf("the token may not see all instances of service %s: it needs %s and %s",
-			clip(name), ruleServices, ruleNodes))
+			poll.Clip(name), ruleServices, ruleNodes))
 	}
 	for _, e := range entries {
 		switch rec, wanted, err := v.record(e); {

@@ -98,7 +98,7 @@ func addAddress(rec *poll.Record, text string) error {
 	if text == "" || len(text) > 253 || strings.ContainsFunc(text, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '-' && r != '_'
 	}) {
-		return fmt.Errorf("its address %q is neither an IP address nor a host's name", clip(text))
+		return fmt.Errorf("its address %q is neither an IP address nor a host's name", poll.Clip(text))
 	}
 	rec.Host = text
 	return nil

@@ -149,10 +149,7 @@ func (s *Sync) Set(entries []Entry) {
 	s.mu.Lock()
 	s.wanted, s.started = list, true
 	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	poll.Poke(s.wake)
 }
 
 // Status returns how far Consul shows what it should.
@@ -202,7 +199,7 @@ func (s *Sync) Run(ctx context.Context) error {
 			failures = 0
 		} else {
 			failures++
-			wait = min(wait, backoff(err, failures))
+			wait = min(wait, poll.Backoff(err, failures, retryFrom, retryMost))
 		}
 		compare.Reset(wait)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -90,12 +89,7 @@ func (w *watch) tellAll(ctx context.Context, tell func(poll.Listing)) error {
 	}
 }
 
-func (w *watch) wake() {
-	select {
-	case w.changed <- struct{}{}:
-	default:
-	}
-}
+func (w *watch) wake() { poll.Poke(w.changed) }
 
 // listing returns what is known. What cannot be read now is left out, so that its age grows.
 func (w *watch) listing() (l poll.Listing, ready bool, err error) {
@@ -252,9 +246,9 @@ func (w *watch) follow(ctx context.Context, ask func(index uint64) (uint64, erro
 			}
 			index = 0 // whatever happened meanwhile is to be seen at once
 			failures++
-			pause = backoff(err, failures)
+			pause = poll.Backoff(err, failures, retryFrom, retryMost)
 		}
-		if !sleep(ctx, pause) {
+		if !poll.Rest(ctx, pause, nil) {
 			return nil
 		}
 	}
@@ -266,30 +260,4 @@ func next(index, newer uint64) uint64 {
 		return 0 // the servers have been restored, and count anew
 	}
 	return max(newer, 1) // 0 would not block
-}
-
-// backoff is how long to wait after so many failures in a row: it doubles, and differs, because all watches failed at once.
-func backoff(err error, failures int) time.Duration {
-	d := min(retryFrom<<min(failures-1, 16), retryMost)
-	d = d/2 + rand.N(d/2+1)
-	var throttled *poll.ThrottledError
-	if errors.As(err, &throttled) {
-		d = max(d, throttled.RetryAfter+rand.N(throttled.RetryAfter/4+1))
-	}
-	return d
-}
-
-// sleep waits, and reports whether ctx still goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

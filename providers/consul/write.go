@@ -63,7 +63,7 @@ func (w *writer) write(ctx context.Context, what string, request func(*api.Query
 			return err
 		}
 	}
-	if !sleep(ctx, time.Until(w.next)) {
+	if !poll.Rest(ctx, time.Until(w.next), nil) {
 		return ctx.Err()
 	}
 	w.next = time.Now().Add(time.Second / time.Duration(w.cfg.Writes))

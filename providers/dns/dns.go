@@ -139,12 +139,8 @@ func (l *Lister) Watch(ctx context.Context, scope poll.Scope, budget poll.Budget
 			return err
 		}
 		tell(listing)
-		timer := time.NewTimer(min(max(ttl, leastTTL), mostTTL))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !poll.Rest(ctx, min(max(ttl, leastTTL), mostTTL), nil) {
 			return ctx.Err()
-		case <-timer.C:
 		}
 	}
 }

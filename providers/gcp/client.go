@@ -137,7 +137,7 @@ func (v *visit) call(ctx context.Context, op *operation, path string, query url.
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrBody)) // what is cut off or missing is not needed: the status speaks
 		return ended(ctx, v.refused(op, resp, body))
 	}
-	body, err := io.ReadAll(poll.Bounded(resp.Body, maxBody))
+	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return ended(ctx, fmt.Errorf("read the answer: %w", err))
 	}

@@ -1,13 +1,13 @@
 package gcp
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
@@ -64,62 +64,44 @@ var (
 	regionForm  = regexp.MustCompile(`^[a-z]+(-[a-z]+)+[0-9]+$`)
 	zoneForm    = regexp.MustCompile(`^[a-z]+(-[a-z]+)+[0-9]+-[a-z0-9]+$`)
 	nameForm    = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	// labelForm is that of a key: lower case of any script. A filter quotes values, and keys not.
-	labelForm = regexp.MustCompile(`^[\p{Ll}\p{Lo}][\p{Ll}\p{Lo}\p{N}_-]{0,62}$`)
-	labelText = regexp.MustCompile(`^[\p{Ll}\p{Lo}\p{N}_-]{0,63}$`)
+	// Of a label: lower case of any script. A filter quotes values, and keys not. How long they may be is not said here: 63 repetitions
+	// of what Unicode has compile to 8 MB.
+	labelForm = regexp.MustCompile(`^[\p{Ll}\p{Lo}][\p{Ll}\p{Lo}\p{N}_-]*$`)
+	labelText = regexp.MustCompile(`^[\p{Ll}\p{Lo}\p{N}_-]*$`)
 )
 
 // validate returns all mistakes at once.
 func (c *Config) validate() error {
-	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	var wrong poll.Mistakes
 	if len(c.Projects) == 0 {
-		fail("projects: name at least one by its ID, such as \"example-prod\"")
+		wrong.Add("projects: name at least one by its ID, such as \"example-prod\"")
 	}
 	if len(c.Kinds) == 0 {
-		fail("kinds: name at least one of instances, run and servicedirectory")
+		wrong.Add("kinds: name at least one of instances, run and servicedirectory")
 	}
-	for _, list := range []struct {
-		name   string
-		values []string
-		is     func(string) bool
-		want   string
-	}{
-		{"projects", c.Projects, projectForm.MatchString, "the ID of a project such as \"example-prod\" (not its number or name)"},
-		{"kinds", c.Kinds, func(k string) bool { return slices.Contains([]string{KindInstances, KindRun, KindDirectory}, k) },
-			"a kind: use instances, run or servicedirectory"},
-		{"locations", c.Locations, func(l string) bool { return regionForm.MatchString(l) || zoneForm.MatchString(l) },
-			"a region such as \"europe-west1\" or a zone such as \"europe-west1-b\""},
-		{"namespaces", c.Namespaces, nameForm.MatchString, "the name of a Service Directory namespace"},
-		{"groups", c.Groups, nameForm.MatchString, "the name of a managed instance group"},
-	} {
-		for i, v := range list.values {
-			if !list.is(v) {
-				fail("%s: %q is not %s", list.name, v, list.want)
-			} else if slices.Contains(list.values[:i], v) {
-				fail("%s: %q is there twice", list.name, v)
-			}
-		}
-	}
+	wrong.List("projects", c.Projects, projectForm.MatchString, "is not the ID of a project such as \"example-prod\" (not its number or name)")
+	wrong.List("kinds", c.Kinds, poll.OneOf(KindInstances, KindRun, KindDirectory), "is not a kind: use instances, run or servicedirectory")
+	wrong.List("locations", c.Locations, func(l string) bool { return regionForm.MatchString(l) || zoneForm.MatchString(l) },
+		"is not a region such as \"europe-west1\" or a zone such as \"europe-west1-b\"")
+	wrong.List("namespaces", c.Namespaces, nameForm.MatchString, "is not the name of a Service Directory namespace")
+	wrong.List("groups", c.Groups, nameForm.MatchString, "is not the name of a managed instance group")
 	if slices.Contains(c.Kinds, KindDirectory) && len(c.Locations) == 0 {
-		fail("locations: kind servicedirectory needs at least one region: its API is asked region by region")
+		wrong.Add("locations: kind servicedirectory needs at least one region: its API is asked region by region")
 	}
 	if len(c.Groups) > 0 && c.NoGroupHealth {
-		fail("groups: they cannot be known when no_group_health forbids asking them")
+		wrong.Add("groups: they cannot be known when no_group_health forbids asking them")
 	}
 	onlyDirectory := len(c.Kinds) == 1 && c.Kinds[0] == KindDirectory
 	for k, v := range c.Labels {
-		if k == "" || !onlyDirectory && !(labelForm.MatchString(k) && labelText.MatchString(v)) {
-			fail("labels: %q = %q is not a label such as \"team\" = \"shop\": lower case letters, digits, _ and -, at most 63", k, v)
+		if k == "" || !onlyDirectory && !(isLabel(labelForm, k) && isLabel(labelText, v)) {
+			wrong.Add("labels: %q = %q is not a label such as \"team\" = \"shop\": lower case letters, digits, _ and -, at most 63", k, v)
 		}
 	}
-	if !slices.Contains([]string{"", PrivateV4, PublicV4, PrivateV6}, c.AddressType) {
-		fail("address_type: %q is unknown: use private_v4, public_v4 or private_v6", c.AddressType)
-	}
+	wrong.AddressType(c.AddressType)
 	if err := checkEndpoint(c.Endpoint); err != nil {
-		errs = append(errs, err)
+		wrong = append(wrong, err)
 	}
-	return errors.Join(errs...)
+	return wrong.Err()
 }
 
 // checkEndpoint refuses what is no base URL, and plain HTTP to another machine: the requests carry a bearer token.
@@ -170,17 +152,16 @@ const (
 
 // Permissions returns the IAM permissions that a Lister with these kinds uses, sorted. KindGKE stands for Clusters.
 func Permissions(kinds ...string) []string {
-	of := map[string][]string{
+	return poll.Permissions(kinds, map[string][]string{
 		KindInstances: {listInstances.permission},
 		SignalGroups:  {listGroups.permission, listManaged.permission},
 		KindRun:       {listServices.permission},
 		KindDirectory: {listNamespaces.permission, listEntries.permission, listEndpoints.permission},
 		KindGKE:       {listClusters.permission},
-	}
-	var all []string
-	for _, k := range kinds {
-		all = append(all, of[k]...)
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	})
+}
+
+// isLabel reports whether s has the form and is not longer than a label's keys and values may be, in characters.
+func isLabel(form *regexp.Regexp, s string) bool {
+	return utf8.RuneCountInString(s) <= 63 && form.MatchString(s)
 }

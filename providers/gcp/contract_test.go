@@ -62,10 +62,7 @@ func (s *stage) fail(r gcptest.Request) *gcptest.Failure {
 	if r.Method != s.list {
 		return nil
 	}
-	if fault := s.Fault(r.Page); fault != "" {
-		return &gcptest.Failure{Fault: gcptest.Fault(fault), RetryAfter: providertest.RetryAfter}
-	}
-	return nil
+	return s.Failure(r.Page)
 }
 
 // pages returns the sizes of the pages of the world. Service Directory shows its one service on the first.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
@@ -56,12 +55,5 @@ func Addresses(ctx context.Context, f Filter) ([]netip.Addr, error) {
 	if err := v.listInstances(ctx); err != nil {
 		return fail(err)
 	}
-	var all []netip.Addr
-	for _, r := range v.Found {
-		if r.State == poll.StateRunning {
-			all = append(all, r.Addresses[0]) // one each: the others are the same machine
-		}
-	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all), nil
+	return poll.Running(v.Found, func(r *poll.Record) (*poll.Record, []netip.Addr) { return r, r.Addresses }), nil
 }

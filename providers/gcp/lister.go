@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
@@ -30,12 +29,7 @@ func New(cfg Config) (*Lister, error) {
 		return nil, fmt.Errorf("configure the GCP provider: %w", err)
 	}
 	cfg.AddressType, cfg.Endpoint = cmp.Or(cfg.AddressType, PrivateV4), cmp.Or(cfg.Endpoint, defaultEndpoint)
-	return &Lister{cfg: cfg, http: &http.Client{
-		Transport: http.DefaultTransport.(*http.Transport).Clone(),
-		Timeout:   30 * time.Second, // a full page takes seconds; a peer that needs longer has gone
-		// A token must not follow to where an answer points.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	return &Lister{cfg: cfg, http: poll.Client(http.DefaultTransport.(*http.Transport).Clone(), maxBody)}, nil
 }
 
 // Close ends the connections that are open and not in use. The lister can be used on.

@@ -187,6 +187,7 @@ func wantCalls(t *testing.T, api *gcptest.Server, want map[string]int) {
 	if diff := cmp.Diff(want, api.Counts()); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}
+	api.Forget()
 }
 
 // TestAnswerWithoutEnd is not read to its end.
@@ -255,20 +256,20 @@ func TestLocate(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		inv  gcptest.Inventory
-		want Location
+		want poll.Location
 		err  string
 	}{
 		{"instance", gcptest.Inventory{Instances: []gcptest.Instance{{Name: "a"}}, Self: gcptest.Self{Instance: "a"}},
-			Location{Provider: "gcp", Region: "europe-west1", ZoneID: "europe-west1-b", Zone: "europe-west1-b", InstanceID: "4815162342",
+			poll.Location{Provider: "gcp", Region: "europe-west1", ZoneID: "europe-west1-b", Zone: "europe-west1-b", InstanceID: "4815162342",
 				Account: gcptest.Project}, ""},
 		{"run", gcptest.Inventory{Self: gcptest.Self{Run: "us-east1"}},
-			Location{Provider: "gcp", Region: "us-east1", InstanceID: "00ab34cd56ef", Account: gcptest.Project}, ""},
+			poll.Location{Provider: "gcp", Region: "us-east1", InstanceID: "00ab34cd56ef", Account: gcptest.Project}, ""},
 		{"foreign", gcptest.Inventory{Instances: []gcptest.Instance{{Name: "a"}}, Self: gcptest.Self{Instance: "a", Foreign: true}},
-			Location{}, "not Google's"},
+			poll.Location{}, "not Google's"},
 		{"nonsense", gcptest.Inventory{Instances: []gcptest.Instance{{Name: "a", Zone: "<html>-b"}}, Self: gcptest.Self{Instance: "a"}},
-			Location{}, "not what they should be"},
-		{"none", gcptest.Inventory{}, Location{}, "not defined"},
-		{"silent", gcptest.Inventory{Self: gcptest.Self{Silent: true}}, Location{}, "no answer"},
+			poll.Location{}, "not what they should be"},
+		{"none", gcptest.Inventory{}, poll.Location{}, "not defined"},
+		{"silent", gcptest.Inventory{Self: gcptest.Self{Silent: true}}, poll.Location{}, "no answer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, _ = serve(t, c.inv)

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -202,10 +201,10 @@ func classify(code int, h http.Header, body []byte, permission string) error {
 	if json.Unmarshal(body, &said) != nil || said.Message == "" {
 		said.Message = string(body)
 	}
-	err := fmt.Errorf("status %d: %s", code, cmp.Or(clip(said.Message), http.StatusText(code)))
+	err := fmt.Errorf("status %d: %s", code, cmp.Or(poll.Clip(said.Message), http.StatusText(code)))
 	switch code {
 	case http.StatusTooManyRequests:
-		return &poll.ThrottledError{RetryAfter: retryAfter(h), Err: err}
+		return &poll.ThrottledError{RetryAfter: poll.RetryAfter(h), Err: err}
 	case http.StatusUnauthorized:
 		return fmt.Errorf("%w: %w", poll.ErrCredentials, err)
 	case http.StatusForbidden:
@@ -223,23 +222,4 @@ func classify(code int, h http.Header, body []byte, permission string) error {
 		}
 	}
 	return err
-}
-
-// retryAfter reads the header in seconds. The API server uses no other form.
-func retryAfter(h http.Header) time.Duration {
-	seconds, err := strconv.Atoi(h.Get("Retry-After"))
-	if err != nil || seconds < 0 || seconds > 3600 {
-		return 0
-	}
-	return time.Duration(seconds) * time.Second
-}
-
-// clip makes what a server says fit to be shown.
-func clip(s string) string {
-	const most = 256
-	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "..."
-	}
-	return s
 }

@@ -136,7 +136,7 @@ func (c *Config) validate() error {
 
 func (c *Cluster) validate() error {
 	if !clusterForm.MatchString(c.account()) || len(c.Region) > 64 {
-		return fmt.Errorf("cluster %q of account %q in region %q: use letters, digits and @:._/-", clip(c.Name), clip(c.Account), clip(c.Region))
+		return fmt.Errorf("cluster %q of account %q in region %q: use letters, digits and @:._/-", poll.Clip(c.Name), poll.Clip(c.Account), poll.Clip(c.Region))
 	}
 	if _, err := parseEndpoint(c.Endpoint); err != nil {
 		return fmt.Errorf("cluster %s: %w", c.account(), err)

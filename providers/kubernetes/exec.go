@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
 // plugin is a program that knows a token, such as "aws eks get-token" or gke-gcloud-auth-plugin
@@ -37,7 +39,7 @@ func (p *plugin) validate() error {
 	case p.Command == "":
 		return errors.New("command is empty")
 	case p.APIVersion != "client.authentication.k8s.io/v1" && p.APIVersion != "client.authentication.k8s.io/v1beta1":
-		return fmt.Errorf("apiVersion %q is not known: use client.authentication.k8s.io/v1", clip(p.APIVersion))
+		return fmt.Errorf("apiVersion %q is not known: use client.authentication.k8s.io/v1", poll.Clip(p.APIVersion))
 	case p.Mode == "Always":
 		return errors.New("interactiveMode is Always, and nobody sits at a gateway")
 	}
@@ -105,9 +107,9 @@ func (p *plugin) run(ctx context.Context, dir, server string, ca []byte) (string
 			return "", time.Time{}, fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
 		if errors.Is(err, exec.ErrNotFound) && p.Hint != "" {
-			return "", time.Time{}, fmt.Errorf("%w: %s", err, clip(p.Hint))
+			return "", time.Time{}, fmt.Errorf("%w: %s", err, poll.Clip(p.Hint))
 		}
-		return "", time.Time{}, fmt.Errorf("%w: %s", err, clip(string(sorry.kept)))
+		return "", time.Time{}, fmt.Errorf("%w: %s", err, poll.Clip(string(sorry.kept)))
 	}
 	return p.answer(out.kept)
 }
@@ -120,7 +122,7 @@ func (p *plugin) answer(b []byte) (string, time.Time, error) {
 	}
 	switch {
 	case c.Kind != "ExecCredential" || c.APIVersion != p.APIVersion:
-		return "", time.Time{}, fmt.Errorf("its answer is a %q of %q, want an ExecCredential of %q", clip(c.Kind), clip(c.APIVersion),
+		return "", time.Time{}, fmt.Errorf("its answer is a %q of %q, want an ExecCredential of %q", poll.Clip(c.Kind), poll.Clip(c.APIVersion),
 			p.APIVersion)
 	case c.Status == nil || c.Status.Token == "" && c.Status.Cert == "":
 		return "", time.Time{}, errors.New("its answer holds no token")

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -96,7 +97,7 @@ func parseKubeconfig(b []byte, contextName, dir string) (Cluster, error) {
 		}
 	}
 	if !found {
-		return Cluster{}, fmt.Errorf("it has no context %q", clip(contextName))
+		return Cluster{}, fmt.Errorf("it has no context %q", poll.Clip(contextName))
 	}
 	for i, c := range k.Clusters {
 		if c.Name == clusterName {
@@ -109,18 +110,18 @@ func parseKubeconfig(b []byte, contextName, dir string) (Cluster, error) {
 		}
 	}
 	if cluster == nil {
-		return Cluster{}, fmt.Errorf("context %q: there is no cluster %q", clip(contextName), clip(clusterName))
+		return Cluster{}, fmt.Errorf("context %q: there is no cluster %q", poll.Clip(contextName), poll.Clip(clusterName))
 	}
 	if !userFound && userName != "" {
-		return Cluster{}, fmt.Errorf("context %q: there is no user %q", clip(contextName), clip(userName))
+		return Cluster{}, fmt.Errorf("context %q: there is no user %q", poll.Clip(contextName), poll.Clip(userName))
 	}
 	out, err := cluster.read(dir)
 	if err != nil {
-		return Cluster{}, fmt.Errorf("cluster %q: %w", clip(clusterName), err)
+		return Cluster{}, fmt.Errorf("cluster %q: %w", poll.Clip(clusterName), err)
 	}
 	out.Name = clusterName
 	if err := user.read(dir, &out); err != nil {
-		return Cluster{}, fmt.Errorf("user %q: %w", clip(userName), err)
+		return Cluster{}, fmt.Errorf("user %q: %w", poll.Clip(userName), err)
 	}
 	return out, nil
 }

@@ -379,7 +379,7 @@ func TestTokens(t *testing.T) {
 	for _, token := range []string{"", "a b", "a\nb", "é", strings.Repeat("x", maxToken+1)} {
 		c.Token = func(context.Context) (string, time.Time, error) { return token, time.Time{}, nil }
 		if _, err := lister(t, Config{Clusters: []Cluster{c}}).List(t.Context(), prod, nil); !errors.Is(err, poll.ErrCredentials) {
-			t.Errorf("token %q: %v", clip(token), err)
+			t.Errorf("token %q: %v", poll.Clip(token), err)
 		}
 	}
 }

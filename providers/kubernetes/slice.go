@@ -149,7 +149,7 @@ func readEndpoint(in *apiEndpoint, addressType string) endpoint {
 	default:
 		a, err := netip.ParseAddr(in.Addresses[0])
 		if err != nil || a.Is4() != (addressType == "IPv4") || a.Zone() != "" {
-			e.err = fmt.Errorf("its address %q is not one of type %s", clip(in.Addresses[0]), clip(addressType))
+			e.err = fmt.Errorf("its address %q is not one of type %s", poll.Clip(in.Addresses[0]), poll.Clip(addressType))
 		}
 		e.address = a
 	}

@@ -92,18 +92,13 @@ func (w *watch) tellAll(ctx context.Context, confirm time.Duration, tell func(po
 			tell(listing)
 		}
 		again.Reset(next)
-		if !sleep(ctx, tellGap) {
+		if !poll.Rest(ctx, tellGap, nil) {
 			return context.Cause(ctx)
 		}
 	}
 }
 
-func (w *watch) wake() {
-	select {
-	case w.changed <- struct{}{}:
-	default:
-	}
-}
+func (w *watch) wake() { poll.Poke(w.changed) }
 
 // listing returns what is known. While something cannot be read there are no records in it, so that their age grows.
 func (w *watch) listing() (l poll.Listing, ready bool, err error) {
@@ -147,7 +142,7 @@ func (w *watch) follow(ctx context.Context, r *resource) error {
 			}
 		}
 		failures++
-		if !sleep(ctx, backoff(err, failures)) {
+		if !poll.Rest(ctx, poll.Backoff(err, failures, retryFrom, retryMost), nil) {
 			return nil
 		}
 	}
@@ -232,7 +227,7 @@ func (w *watch) take(r *resource, event frame, at *string) error {
 		w.wake()
 	case "BOOKMARK":
 	default:
-		return fmt.Errorf("an event of type %q is not known", clip(event.Type))
+		return fmt.Errorf("an event of type %q is not known", poll.Clip(event.Type))
 	}
 	if v := version(event.Object); v != "" {
 		*at = v
@@ -258,27 +253,4 @@ func (w *watch) count(calls int) {
 	w.mu.Lock()
 	w.calls += calls
 	w.mu.Unlock()
-}
-
-// backoff is how long to wait after so many failures in a row: it doubles, and differs, because all watches failed at once.
-func backoff(err error, failures int) time.Duration {
-	d := min(retryFrom<<min(failures-1, 16), retryMost)
-	d = d/2 + rand.N(d/2+1)
-	var throttled *poll.ThrottledError
-	if errors.As(err, &throttled) {
-		d = max(d, throttled.RetryAfter+rand.N(throttled.RetryAfter/4+1))
-	}
-	return d
-}
-
-// sleep waits, and reports whether ctx still goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

@@ -113,14 +113,8 @@ func (b *bucket) Wait(ctx context.Context) error {
 		return err
 	}
 	for at := b.reserve(time.Now()); ; {
-		if wait := time.Until(at); wait > 0 {
-			timer := time.NewTimer(wait)
-			select {
-			case <-ctx.Done():
-				timer.Stop()
-				return ctx.Err()
-			case <-timer.C:
-			}
+		if wait := time.Until(at); wait > 0 && !Rest(ctx, wait, nil) {
+			return ctx.Err()
 		}
 		again, ok := b.take(time.Now())
 		if ok {

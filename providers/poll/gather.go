@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -122,6 +121,19 @@ func (g *Gathering[T]) Listing(calls int, record func(T) Record) Listing {
 	return l
 }
 
+// Running returns an address of each workload that runs, sorted. of returns its record, and the addresses of which the first will do: the
+// others are the same machine.
+func Running[T any](found []T, of func(*T) (*Record, []netip.Addr)) []netip.Addr {
+	var all []netip.Addr
+	for i := range found {
+		if r, has := of(&found[i]); r.State == StateRunning && len(has) > 0 {
+			all = append(all, has[0])
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
+}
+
 // HasTags reports whether labels have all that are wanted. An empty value means that the tag exists.
 func HasTags(labels, wanted map[string]string) bool {
 	for k, want := range wanted {
@@ -212,20 +224,4 @@ func Worse(a, b federation.Health) federation.Health {
 		return b
 	}
 	return a
-}
-
-// Bounded returns body cut off with an error after most bytes.
-func Bounded(body io.ReadCloser, most int64) io.ReadCloser { return &boundedBody{body, most, most} }
-
-type boundedBody struct {
-	io.ReadCloser
-	left, most int64
-}
-
-func (b *boundedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if b.left -= int64(n); b.left < 0 {
-		return 0, fmt.Errorf("read the answer: it is longer than the %d bytes that are read", b.most)
-	}
-	return n, err
 }

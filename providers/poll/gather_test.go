@@ -69,7 +69,7 @@ func TestAddressesByType(t *testing.T) {
 
 // TestBoundedBody: nothing beyond the limit is read.
 func TestBoundedBody(t *testing.T) {
-	body := Bounded(endless{}, 10)
+	body := &boundedBody{endless{}, 10, 10}
 	n, buf := 0, make([]byte, 4)
 	for {
 		m, err := body.Read(buf)

@@ -174,7 +174,7 @@ func (s *Source) resolve(ctx context.Context, hosts []string) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.book.sites.found(host, addrs, err, time.Now())
-			poke(s.wake)
+			Poke(s.wake)
 		})
 	}
 }

@@ -55,14 +55,8 @@ func (s *Source) followScopes(ctx context.Context, group *sync.WaitGroup) {
 		s.rounds++
 		s.tell()
 		s.mu.Unlock()
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !Rest(ctx, wait, s.again) {
 			return
-		case <-s.again:
-			timer.Stop()
-		case <-timer.C:
 		}
 	}
 }
@@ -124,14 +118,8 @@ func (s *Source) follow(ctx context.Context, r *run) {
 		s.mu.Lock()
 		wait := time.Until(r.next)
 		s.mu.Unlock()
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !Rest(ctx, wait, r.poke) {
 			return
-		case <-r.poke:
-			timer.Stop()
-		case <-timer.C:
 		}
 	}
 }

@@ -246,16 +246,8 @@ func (s *Source) news() bool {
 func (s *Source) tell() {
 	close(s.told)
 	s.told = make(chan struct{})
-	poke(s.wake)
-	poke(s.named)
-}
-
-// poke signals a level-triggered channel of capacity 1.
-func poke(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	Poke(s.wake)
+	Poke(s.named)
 }
 
 // jitter returns d, up to a tenth more or less, so that the gateways of a region do not list together.

@@ -209,7 +209,7 @@ func (s *Source) Sync(ctx context.Context) error {
 	rounds := s.rounds + 1
 	goal := map[*run]int{}
 	s.mu.Unlock()
-	poke(s.again)
+	Poke(s.again)
 	for asked := false; ; {
 		s.mu.Lock()
 		told := s.told
@@ -218,7 +218,7 @@ func (s *Source) Sync(ctx context.Context) error {
 			asked = true
 			for _, r := range s.runs {
 				goal[r] = r.begun + 1
-				poke(r.poke)
+				Poke(r.poke)
 			}
 		}
 		for r, n := range goal {

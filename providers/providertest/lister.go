@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tradewind-mesh/tradewind/providers/double"
 	"github.com/tradewind-mesh/tradewind/providers/poll"
 	"go.uber.org/goleak"
 )
@@ -88,7 +89,7 @@ func (i Item) Address() string {
 }
 
 // Fault is what goes wrong with a request.
-type Fault string
+type Fault = double.Fault
 
 // The faults. Each is served in the very form of the real API: its status, headers, error code and body.
 const (

@@ -36,14 +36,16 @@ type examplePage struct {
 type exampleAPI struct {
 	Player
 	server *httptest.Server
-	key    atomic.Int64 // the credentials that are accepted at the moment
+	key    atomic.Int64  // the credentials that are accepted at the moment
+	over   chan struct{} // closed at the end
 }
 
 func newExampleAPI(t *testing.T) *exampleAPI {
-	a := &exampleAPI{}
+	a := &exampleAPI{over: make(chan struct{})}
 	a.server = httptest.NewServer(a)
 	t.Cleanup(func() {
-		a.server.CloseClientConnections() // of a mutant that would never let go
+		close(a.over) // for a mutant that would never let go, and asks again when it is cut off
+		a.server.CloseClientConnections()
 		a.server.Close()
 	})
 	return a
@@ -74,7 +76,10 @@ func (a *exampleAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "expired key", http.StatusUnauthorized)
 		return
 	case Hang:
-		<-r.Context().Done()
+		select {
+		case <-r.Context().Done():
+		case <-a.over:
+		}
 		return
 	case Unavailable:
 		http.Error(w, "out of order", http.StatusInternalServerError)

@@ -3,6 +3,8 @@ package providertest
 import (
 	"slices"
 	"sync"
+
+	"github.com/tradewind-mesh/tradewind/providers/double"
 )
 
 // Player keeps a World for a fake: it counts requests and says what each of them meets. Its methods may be called from any
@@ -78,8 +80,8 @@ func (p *Player) All() (items []Item, fault Fault) {
 	return items, fault
 }
 
-// Fault is Page for a fake that makes its pages itself and counts its requests: the fault that a request for page i meets.
-func (p *Player) Fault(i int) Fault {
+// Failure is Page for a double that makes its pages itself and counts its requests: what a request for page i fails with.
+func (p *Player) Failure(i int) *double.Failure {
 	p.mu.Lock()
 	var fault Fault
 	if i >= 0 && i < len(p.world.Pages) {
@@ -90,7 +92,10 @@ func (p *Player) Fault(i int) Fault {
 	if fault == Hang && reached != nil {
 		reached()
 	}
-	return fault
+	if fault == "" {
+		return nil
+	}
+	return &double.Failure{Fault: fault, RetryAfter: RetryAfter}
 }
 
 // Has reports whether a page of the world has the fault.

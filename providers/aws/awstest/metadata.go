@@ -15,14 +15,14 @@ const imdsToken = "AQAEAtestTOKEN=="
 
 // metadata answers for the metadata services: of EC2 below /latest, in version 2 only, of ECS below /v4.
 func (s *Server) metadata(w http.ResponseWriter, h *http.Request) {
-	s.mu.Lock()
+	s.Lock()
 	inv := s.inv
+	s.Unlock()
 	service := "imds"
 	if strings.HasPrefix(h.URL.Path, "/v4/") {
 		service = "ecs-metadata"
 	}
-	s.requests = append(s.requests, Request{Service: service, Operation: h.Method + " " + h.URL.Path})
-	s.mu.Unlock()
+	s.Note(Request{Service: service, Operation: h.Method + " " + h.URL.Path})
 	if service == "ecs-metadata" {
 		taskMetadata(w, &inv)
 		return

@@ -10,11 +10,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	"github.com/tradewind-mesh/tradewind/providers/double"
 )
 
 // Request is one that has come, credentials and metadata included.
@@ -37,8 +37,11 @@ type Request struct {
 // Action is the permission that the request needs.
 func (r *Request) Action() string { return r.Service + ":" + r.Operation }
 
-// Fault is a way to fail.
-type Fault string
+// What goes wrong with a request.
+type (
+	Fault   = double.Fault
+	Failure = double.Failure
+)
 
 // The faults, each in the form of the API that is asked.
 const (
@@ -47,31 +50,18 @@ const (
 	Expired     Fault = "expired" // the credentials have ended
 	Hang        Fault = "hang"    // no answer
 	Unavailable Fault = "unavailable"
-	Garbage     Fault = "garbage"  // 200, and nobody can read it
-	Loop        Fault = "loop"     // the page points to itself
-	Failures    Fault = "failures" // ECS: 200, and one of the things that were asked for could not be described
+	Garbage     Fault = "garbage"   // 200, and nobody can read it
+	Loop              = double.Loop // the page points to itself
+	Failures    Fault = "failures"  // ECS: 200, and one of the things that were asked for could not be described
 )
-
-// Failure is what a request fails with.
-type Failure struct {
-	Fault      Fault
-	RetryAfter time.Duration // Throttle: in the answer's header
-}
 
 // Server answers for AWS. Its fields may be set before it serves, and through Change later.
 type Server struct {
-	// PageSize is the most that a page holds. Default: what the API allows and the caller asks for.
-	PageSize int
-	// Pages returns the sizes of the pages of a list of n things; nil: PageSize decides.
-	Pages func(r Request, n int) []int
-	// Fail is asked about each request; nil, or what returns nil, lets it pass.
-	Fail func(r Request) *Failure
+	double.Control[Request]
 	// CredentialsLast is how long an assumed role lasts. Default 1 h.
 	CredentialsLast time.Duration
 
-	mu       sync.Mutex
-	inv      Inventory
-	requests []Request
+	inv Inventory
 }
 
 // New returns a server of an inventory.
@@ -91,20 +81,10 @@ func (s *Server) Set(inv Inventory) { s.Change(func(_ *Server, i *Inventory) { *
 
 // Change changes the server or its inventory between two requests.
 func (s *Server) Change(change func(s *Server, inv *Inventory)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Lock()
+	defer s.Unlock()
 	change(s, &s.inv)
 }
-
-// Requests returns the requests since the start or the last Forget.
-func (s *Server) Requests() []Request {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.requests)
-}
-
-// Forget forgets the requests so far.
-func (s *Server) Forget() { s.Change(func(s *Server, _ *Inventory) { s.requests = nil }) }
 
 // Counts returns how many requests there were for each action.
 func (s *Server) Counts() map[string]int {
@@ -129,19 +109,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	s.mu.Lock()
-	s.requests = append(s.requests, *r)
-	fail := s.Fail
-	s.mu.Unlock()
-	if fail != nil {
-		r.fail = fail(*r)
-	}
+	r.fail = s.Meet(*r)
 	if r.fail != nil && s.failed(w, h, r) {
 		return
 	}
-	s.mu.Lock()
+	s.Lock()
 	answer, problem := s.answer(r)
-	s.mu.Unlock()
+	s.Unlock()
 	if problem != nil {
 		problem.write(w, r.Service)
 		return
@@ -197,30 +171,11 @@ func (r *Request) page(token string, most int) {
 
 // page returns the page of all that r asks for, and notes the token of the next one.
 func page[T any](s *Server, r *Request, all []T) []T {
-	var sizes []int
-	size := max(1, min(cmp.Or(s.PageSize, 1000), cmp.Or(r.max, 1000)))
-	if s.Pages != nil {
-		sizes = s.Pages(*r, len(all))
+	all, next := double.Page(&s.Control, *r, r.fail, r.Page, min(cmp.Or(r.max, 1000), 1000), all)
+	if next >= 0 {
+		r.next = fmt.Sprintf("page-%d", next)
 	}
-	if sizes == nil {
-		for n := len(all); n > 0; n -= size {
-			sizes = append(sizes, min(n, size))
-		}
-	}
-	from := 0
-	for _, n := range sizes[:min(r.Page, len(sizes))] {
-		from += n
-	}
-	if r.Page >= len(sizes) {
-		return nil
-	}
-	if r.Page+1 < len(sizes) {
-		r.next = fmt.Sprintf("page-%d", r.Page+1)
-	}
-	if r.fail != nil && r.fail.Fault == Loop {
-		r.next = fmt.Sprintf("page-%d", r.Page)
-	}
-	return all[min(from, len(all)):min(from+sizes[r.Page], len(all))]
+	return all
 }
 
 // answer returns the answer to a request: a value for XML or JSON.

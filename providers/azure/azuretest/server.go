@@ -9,8 +9,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	"github.com/tradewind-mesh/tradewind/providers/double"
 )
 
 // The actions of the requests that are answered, credentials and metadata included.
@@ -30,8 +31,11 @@ type Request struct {
 	Options object // of Resource Graph, as they came
 }
 
-// Fault is a way to fail.
-type Fault string
+// What goes wrong with a request.
+type (
+	Fault   = double.Fault
+	Failure = double.Failure
+)
 
 // The faults, each in the form of the real API.
 const (
@@ -40,33 +44,20 @@ const (
 	Expired     Fault = "expired" // the token has ended
 	Hang        Fault = "hang"    // no answer
 	Unavailable Fault = "unavailable"
-	Garbage     Fault = "garbage" // 200, and nobody can read it
-	Loop        Fault = "loop"    // the page points to itself
-	Partial     Fault = "partial" // the tenant has more subscriptions than are looked at
+	Garbage     Fault = "garbage"   // 200, and nobody can read it
+	Loop              = double.Loop // the page points to itself
+	Partial     Fault = "partial"   // the tenant has more subscriptions than are looked at
 	Truncated   Fault = "truncated"
 	Nothing     Fault = "nothing" // none of the subscriptions may be read
 )
 
-// Failure is what a request fails with.
-type Failure struct {
-	Fault      Fault
-	RetryAfter time.Duration
-}
-
 // Server answers for Azure. Its fields may be set before it serves, and through Change later.
 type Server struct {
-	// PageSize is the most that a page holds. Default: what the caller asks for.
-	PageSize int
-	// Pages returns the sizes of the pages of a list of n rows; nil: PageSize decides.
-	Pages func(r Request, n int) []int
-	// Fail is asked about each request; nil, or what returns nil, lets it pass.
-	Fail func(r Request) *Failure
+	double.Control[Request]
 	// OutOfReach says that the metadata service does not answer.
 	OutOfReach bool
 
-	mu       sync.Mutex
-	inv      Inventory
-	requests []Request
+	inv Inventory
 }
 
 // New returns a server of an inventory.
@@ -82,20 +73,10 @@ func Environment(url string) map[string]string {
 
 // Change changes the server or its inventory between two requests.
 func (s *Server) Change(change func(s *Server, inv *Inventory)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Lock()
+	defer s.Unlock()
 	change(s, &s.inv)
 }
-
-// Requests returns the requests since the start or the last Forget.
-func (s *Server) Requests() []Request {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.requests)
-}
-
-// Forget forgets the requests so far.
-func (s *Server) Forget() { s.Change(func(s *Server, _ *Inventory) { s.requests = nil }) }
 
 // Counts returns how many requests there were for each action, those for tokens left out: they are kept by the SDK as it likes.
 func (s *Server) Counts() map[string]int {
@@ -147,14 +128,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 		fail(w, http.StatusNotFound, "InvalidResourceType", "there is nothing at "+path, nil)
 		return
 	}
-	s.mu.Lock()
-	s.requests = append(s.requests, r)
-	ask := s.Fail
-	s.mu.Unlock()
-	var failure *Failure
-	if ask != nil {
-		failure = ask(r)
-	}
+	failure := s.Meet(r)
 	if failure == nil {
 		failure = &Failure{}
 	}
@@ -170,7 +144,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	case ActionMetadata:
 		s.metadata(w, h)
 	case ActionGraph:
-		s.graph(w, r, failure.Fault, asked.Subscriptions)
+		s.graph(w, r, failure, asked.Subscriptions)
 	case ActionInterfaces:
 		s.interfaces(w, h, r)
 	case ActionCredentials:
@@ -179,9 +153,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 }
 
 // graph answers a query about subscriptions. Without any it is about a management group, which has all below it.
-func (s *Server) graph(w http.ResponseWriter, r Request, fault Fault, subscriptions []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *Server) graph(w http.ResponseWriter, r Request, failure *Failure, subscriptions []string) {
+	s.Lock()
+	defer s.Unlock()
 	seen := func(list []object) []object {
 		return slices.DeleteFunc(list, func(r object) bool {
 			id, _ := r["subscriptionId"].(string)
@@ -200,19 +174,16 @@ func (s *Server) graph(w http.ResponseWriter, r Request, fault Fault, subscripti
 		return
 	}
 	top, _ := r.Options["$top"].(float64)
-	from, n, next := s.page(r, len(rows), int(top))
-	answer := object{"totalRecords": len(rows), "count": n, "data": append([]object{}, rows[from:from+n]...), "facets": []any{},
+	page, next := double.Page(&s.Control, r, failure, r.Page, int(top), rows)
+	answer := object{"totalRecords": len(rows), "count": len(page), "data": append([]object{}, page...), "facets": []any{},
 		"resultTruncated": "false"}
-	if fault == Loop {
-		next = r.Page
-	}
 	switch {
 	case next >= 0:
 		answer["$skipToken"] = fmt.Sprint("page-", next)
-	case fault == Truncated:
+	case failure.Fault == Truncated:
 		answer["resultTruncated"] = "true"
 	}
-	if fault == Partial {
+	if failure.Fault == Partial {
 		w.Header().Set("x-ms-tenant-subscription-limit-hit", "true")
 	}
 	w.Header().Set("x-ms-user-quota-remaining", "14")
@@ -220,36 +191,9 @@ func (s *Server) graph(w http.ResponseWriter, r Request, fault Fault, subscripti
 	reply(w, answer)
 }
 
-// page returns where the page begins that r asks for, how many it has, and which is the next, or -1.
-func (s *Server) page(r Request, n, top int) (from, size, next int) {
-	if s.PageSize > 0 {
-		top = s.PageSize
-	}
-	var sizes []int
-	if s.Pages != nil {
-		sizes = s.Pages(r, n)
-	}
-	if sizes == nil {
-		for rest := n; rest > 0; rest -= top {
-			sizes = append(sizes, min(rest, top))
-		}
-	}
-	if r.Page >= len(sizes) {
-		return 0, 0, -1
-	}
-	for _, before := range sizes[:r.Page] {
-		from += before
-	}
-	next = r.Page + 1
-	if next >= len(sizes) {
-		next = -1
-	}
-	return from, sizes[r.Page], next
-}
-
 func (s *Server) interfaces(w http.ResponseWriter, h *http.Request, r Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Lock()
+	defer s.Unlock()
 	m := interfacesForm.FindStringSubmatch(h.URL.Path)
 	for i := range s.inv.ScaleSets {
 		set := &s.inv.ScaleSets[i]
@@ -261,8 +205,8 @@ func (s *Server) interfaces(w http.ResponseWriter, h *http.Request, r Request) {
 			n := set.nic(&set.Instances[j])
 			all = append(all, object{"id": n["id"], "name": n["name"], "properties": n["properties"]})
 		}
-		from, n, next := s.page(r, len(all), 1000)
-		answer := object{"value": all[from : from+n]}
+		page, next := double.Page(&s.Control, r, nil, r.Page, 1000, all)
+		answer := object{"value": page}
 		if next >= 0 {
 			answer["nextLink"] = fmt.Sprintf("http://%s%s?api-version=2018-10-01&page=%d", h.Host, h.URL.Path, next)
 		}
@@ -273,8 +217,8 @@ func (s *Server) interfaces(w http.ResponseWriter, h *http.Request, r Request) {
 }
 
 func (s *Server) credentials(w http.ResponseWriter, h *http.Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Lock()
+	defer s.Unlock()
 	m := credentialsForm.FindStringSubmatch(h.URL.Path)
 	for i := range s.inv.Clusters {
 		if c := &s.inv.Clusters[i]; c.is(m) && strings.EqualFold(c.Name, m[3]) && !c.Gone {
@@ -303,9 +247,9 @@ func (s *Server) token(w http.ResponseWriter, h *http.Request) {
 }
 
 func (s *Server) metadata(w http.ResponseWriter, h *http.Request) {
-	s.mu.Lock()
+	s.Lock()
 	inv, silent := s.inv, s.OutOfReach
-	s.mu.Unlock()
+	s.Unlock()
 	if silent {
 		<-h.Context().Done()
 		return

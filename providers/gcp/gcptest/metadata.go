@@ -60,14 +60,12 @@ func (s *Server) token(w http.ResponseWriter, h *http.Request) {
 }
 
 func (s *Server) giveToken(w http.ResponseWriter, r Request) {
-	s.mu.Lock()
-	fail := s.Fail
-	s.requests = append(s.requests, r)
+	s.Lock()
 	s.tokens++
 	answer := object{"access_token": fmt.Sprintf("ya29.gcptest-%d", s.tokens), "token_type": "Bearer",
 		"expires_in": int(cmp.Or(s.TokenLast, time.Hour) / time.Second)}
-	s.mu.Unlock()
-	if fail != nil && fail(r) != nil {
+	s.Unlock()
+	if s.Meet(r) != nil {
 		write(w, http.StatusBadRequest, object{"error": "invalid_grant", "error_description": "Invalid grant: account not found"}, "")
 		return
 	}
@@ -76,9 +74,9 @@ func (s *Server) giveToken(w http.ResponseWriter, r Request) {
 
 // metadata answers for the metadata server.
 func (s *Server) metadata(w http.ResponseWriter, h *http.Request) {
-	s.mu.Lock()
+	s.Lock()
 	inv := s.inv
-	s.mu.Unlock()
+	s.Unlock()
 	if inv.Self.Silent {
 		<-h.Context().Done()
 		return
@@ -96,9 +94,7 @@ func (s *Server) metadata(w http.ResponseWriter, h *http.Request) {
 		s.giveToken(w, Request{Method: "metadata", Path: h.URL.Path})
 		return
 	}
-	s.mu.Lock()
-	s.requests = append(s.requests, Request{Method: "metadata", Path: h.URL.Path})
-	s.mu.Unlock()
+	s.Note(Request{Method: "metadata", Path: h.URL.Path})
 	answer, known := inv.self(path)
 	if !known {
 		w.WriteHeader(http.StatusNotFound)

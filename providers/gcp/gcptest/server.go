@@ -6,26 +6,22 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	"github.com/tradewind-mesh/tradewind/providers/double"
 )
 
 // Server answers requests. Its exported fields are set before it is used, or in Change.
 type Server struct {
-	PageSize  int                              // of every listing; default and most: what the request asks for
-	Pages     func(r Request, total int) []int // sizes of the pages of a listing; nil: by PageSize
-	Fail      func(r Request) *Failure         // which failure a request meets; nil: none
-	TokenLast time.Duration                    // how long a token is good; default one hour
+	double.Control[Request]
+	TokenLast time.Duration // how long a token is good; default one hour
 
-	mux      *http.ServeMux
-	mu       sync.Mutex
-	inv      Inventory
-	requests []Request
-	tokens   int
-	spent    int // tokens up to this one are good no more
+	mux    *http.ServeMux
+	inv    Inventory
+	tokens int
+	spent  int // tokens up to this one are good no more
 }
 
 // New returns a cloud that holds inv.
@@ -49,8 +45,11 @@ type Request struct {
 	path func(string) string
 }
 
-// Fault is what goes wrong with a request, served as the real API does.
-type Fault string
+// What goes wrong with a request.
+type (
+	Fault   = double.Fault
+	Failure = double.Failure
+)
 
 // The faults.
 const (
@@ -62,45 +61,25 @@ const (
 	Hang        Fault = "hang"
 	Unavailable Fault = "unavailable"
 	Garbage     Fault = "garbage"
-	Partial     Fault = "partial" // the answer says that it lacks a location
-	Loop        Fault = "loop"    // the next page is the same one
+	Partial     Fault = "partial"   // the answer says that it lacks a location
+	Loop              = double.Loop // the next page is the same one
 )
-
-// Failure is a fault and what belongs to it.
-type Failure struct {
-	Fault      Fault
-	RetryAfter time.Duration // of Throttle
-	Place      string        // of Partial, default "us-east1-b", or its region
-}
 
 // Change changes the server between two requests.
 func (s *Server) Change(change func(s *Server, inv *Inventory)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Lock()
+	defer s.Unlock()
 	change(s, &s.inv)
 }
 
-// Requests returns all requests since the start or Forget.
-func (s *Server) Requests() []Request {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.requests)
-}
-
-// Counts returns how often each method was called since the start or the last Counts or Forget.
+// Counts returns how often each method was called since the start or the last Forget.
 func (s *Server) Counts() map[string]int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := map[string]int{}
-	for _, r := range s.requests {
-		out[r.Method]++
+	n := map[string]int{}
+	for _, r := range s.Requests() {
+		n[r.Method]++
 	}
-	s.requests = nil
-	return out
+	return n
 }
-
-// Forget forgets the requests.
-func (s *Server) Forget() { s.Counts() }
 
 // ServeHTTP answers a request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, h *http.Request) { s.mux.ServeHTTP(w, h) }
@@ -142,14 +121,10 @@ func (s *Server) serve(w http.ResponseWriter, h *http.Request, a api) {
 		r.Page, _ = strconv.Atoi(n)
 	}
 	r.size, _ = strconv.Atoi(cmp.Or(r.Query.Get("maxResults"), r.Query.Get("pageSize"), "50"))
-	s.mu.Lock()
-	fail := s.Fail
-	s.requests = append(s.requests, r)
+	s.Lock()
 	known := s.knownToken(h.Header.Get("Authorization"))
-	s.mu.Unlock()
-	if fail != nil { // not locked: it may end the client
-		r.fail = fail(r)
-	}
+	s.Unlock()
+	r.fail = s.Meet(r)
 	if !known {
 		expired().write(w)
 		return
@@ -157,9 +132,9 @@ func (s *Server) serve(w http.ResponseWriter, h *http.Request, a api) {
 	if r.fail != nil && s.failed(w, h, &r) {
 		return
 	}
-	s.mu.Lock()
+	s.Lock()
 	answer, p := a.answer(&r)
-	s.mu.Unlock()
+	s.Unlock()
 	if p != nil {
 		p.write(w)
 		return
@@ -178,8 +153,8 @@ func (s *Server) knownToken(header string) bool {
 
 // Expire makes every token that was given out useless.
 func (s *Server) Expire() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Lock()
+	defer s.Unlock()
 	s.spent = s.tokens
 }
 
@@ -202,29 +177,11 @@ func write(w http.ResponseWriter, status int, answer any, fields string) {
 
 // page returns the page of all that r asks for, and notes the token of the next one.
 func page[T any](s *Server, r *Request, all []T) []T {
-	var sizes []int
-	if s.Pages != nil {
-		sizes = s.Pages(*r, len(all))
+	all, next := double.Page(&s.Control, *r, r.fail, r.Page, r.size, all)
+	if next >= 0 {
+		r.next = fmt.Sprintf("page-%d", next)
 	}
-	if size := max(1, min(cmp.Or(s.PageSize, r.size), r.size)); sizes == nil {
-		for n := len(all); n > 0; n -= size {
-			sizes = append(sizes, min(n, size))
-		}
-	}
-	from := 0
-	for _, n := range sizes[:min(r.Page, len(sizes))] {
-		from += n
-	}
-	if r.Page >= len(sizes) {
-		return nil
-	}
-	if r.Page+1 < len(sizes) {
-		r.next = fmt.Sprintf("page-%d", r.Page+1)
-	}
-	if r.fail != nil && r.fail.Fault == Loop {
-		r.next = fmt.Sprintf("page-%d", r.Page)
-	}
-	return all[min(from, len(all)):min(from+sizes[r.Page], len(all))]
+	return all
 }
 
 // missing returns the zone that the answer to r lacks, or "".
