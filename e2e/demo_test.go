@@ -43,8 +43,18 @@ func TestDemo(t *testing.T) {
 			RecoveredMS *float64 `json:"recovered_ms"`
 			ReachedMS   *float64 `json:"reached_ms"`
 			WithdrawnMS *float64 `json:"withdrawn_ms"`
-			Failed      int
-			Retried     int
+			DrainedMS   *float64 `json:"drained_ms"`
+			ReturnedMS  *float64 `json:"returned_ms"`
+			Shares      []struct {
+				Region   string
+				Requests int
+				Asked    float64 `json:"asked_percent"`
+				Percent  float64
+				Least    float64 `json:"least_percent"`
+				Most     float64 `json:"most_percent"`
+			}
+			Failed  int
+			Retried int
 		}
 	}
 	if e := json.Unmarshal([]byte(out.String()), &result); e != nil {
@@ -59,13 +69,26 @@ func TestDemo(t *testing.T) {
 		if (s.Name == "start a machine") != (s.ReachedMS != nil) || (s.Name == "terminate it") != (s.WithdrawnMS != nil) {
 			t.Errorf("%s: reached %v, withdrawn %v", s.Name, s.ReachedMS, s.WithdrawnMS)
 		}
+		if (s.Name == "drain azure-westeurope") != (s.DrainedMS != nil) || (s.Name == "return azure-westeurope") != (s.ReturnedMS != nil) {
+			t.Errorf("%s: drained %v, returned %v", s.Name, s.DrainedMS, s.ReturnedMS)
+		}
+		if splits := strings.HasPrefix(s.Name, "canary") || s.ReturnedMS != nil; splits != (len(s.Shares) == 2) {
+			t.Errorf("%s: shares %+v", s.Name, s.Shares)
+		}
+		for _, share := range s.Shares {
+			within := share.Least <= min(share.Percent, share.Asked) && share.Most >= max(share.Percent, share.Asked)
+			if share.Requests == 0 || !within {
+				t.Errorf("%s: share %+v", s.Name, share)
+			}
+		}
 		late := s.RecoveredMS != nil && *s.RecoveredMS > 1000 || s.Name == "first traffic" && result.FirstTrafficMS >= 5000 ||
 			s.Name == "steady load" || s.Retried > 0
 		if !s.OK && !late { // what a busy machine makes late is for whoever reads the figures
 			t.Errorf("%s did not hold", s.Name)
 		}
 	}
-	want := []string{"start", "discover", "federate", "first traffic", "steady load", "start a machine", "terminate it",
+	want := []string{"start", "discover", "federate", "first traffic", "steady load", "canary 90/10", "canary 50/50",
+		"drain azure-westeurope", "start a machine", "terminate it", "return azure-westeurope",
 		"kill every instance in aws-us-east-1", "kill the gateway of azure-westeurope", "heal", "deny batch"}
 	if !slices.Equal(names, want) {
 		t.Errorf("the steps are %q; the demo: %v", names, err)

@@ -73,12 +73,13 @@ ingress "plain" {
 type outside struct {
 	edge, far *world.Region
 	ca        string
+	token     string // of an issuer in the region with the listeners
 }
 
 // TestIngress lets programs that nobody here wrote come in from outside.
 func TestIngress(t *testing.T) {
 	world.Programs(t, "nginx", "curl", "openssl", "haproxy")
-	regions := world.Regions(t, "", "aws-us-east-1", "gcp-europe-west1")
+	regions := world.Regions(t, `jwks { hosts = ["127.0.0.1:8080"] }`, "aws-us-east-1", "gcp-europe-west1")
 	o := &outside{edge: regions[0], far: regions[1]}
 	tls := filepath.Join(o.edge.Dir, "tls")
 	if err := os.MkdirAll(tls, 0o755); err != nil {
@@ -93,6 +94,7 @@ func TestIngress(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "big"), make([]byte, 4<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	o.token = idp(t, root)
 	startNginx(o.edge, 8080, root, o.edge.Name)
 	startNginx(o.far, 8080, root, o.far.Name)
 	o.startVault(t)
@@ -109,6 +111,7 @@ func TestIngress(t *testing.T) {
 	t.Run("redirect to https", o.redirected)
 	t.Run("certificate replaced", o.replaced)
 	t.Run("what operators see", o.seen)
+	t.Run("rules", o.rules)
 }
 
 // issue writes a certificate for names, and its key.

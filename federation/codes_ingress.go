@@ -6,6 +6,9 @@ const (
 	CodeIngressCertificate Code = "TW-6202"
 	CodeIngressExpired     Code = "TW-6203"
 	CodeIngressNoName      Code = "TW-6204"
+	CodeIngressOrder       Code = "TW-6205"
+	CodeIngressRenewal     Code = "TW-6206"
+	CodeIngressPage        Code = "TW-6207"
 )
 
 // ingressCodes are the diagnoses of north-south listeners.
@@ -25,4 +28,16 @@ var ingressCodes = []CodeHelp{
 	{CodeIngressNoName, "An ingress has no certificate for a host",
 		"A host block names a host for which none of the certificates of the tls blocks is. Connections that ask for the host are refused in the " +
 			"TLS handshake: no other certificate is shown instead."},
+	{CodeIngressOrder, "An ingress gets no certificate by ACME",
+		"The authority that an acme block names has issued no certificate, so connections for the name are refused in the TLS handshake. Either the " +
+			"authority is not reached, or it has not reached this gateway: it connects to port 443 of every address that the name has in the DNS " +
+			"(TLS-ALPN-01, answered by the ingress itself), or to port 80 (HTTP-01, answered by an ingress in clear text on the same address, if " +
+			"there is one). It is tried again after a minute, then twice as long each time, up to six hours; \"tradewind ingress show NAME\" says when."},
+	{CodeIngressRenewal, "A certificate by ACME is not renewed",
+		"The authority has issued no new certificate in time. The last one is served, and clients take it until it ends. A certificate is renewed " +
+			"when a third of its life is left, or when the authority asks for it, so there is time to find out why: the causes are those of TW-6205."},
+	{CodeIngressPage, "An error page of an ingress cannot be used",
+		"The file that an error_page block names does not exist, has more than 64 KiB, is no regular file, or cannot be read by everybody on the " +
+			"host: whoever may write resources must not have the gateway publish a file that only it may read. The page that was read last stays " +
+			"in use; without one, callers get the status as a line of text. The file is looked at every second."},
 }

@@ -30,4 +30,13 @@ var policyCodes = []CodeHelp{
 	{"TW-7008", "No policy has been loaded yet",
 		"The gateway has just started and has not read its resources. This lasts for milliseconds; when it stays, the log says why the " +
 			"resources could not be read."},
+	{"TW-7009", "The expression of an intention cannot be used",
+		"\"when\" in an http block is an expression of the Common Expression Language (https://cel.dev) that is true or false. The message " +
+			"names the column and what is wrong there. There are request.method, request.host, request.path (without the query), request.query[NAME], " +
+			"request.headers[NAME]; source.identity, source.namespace, source.service, source.region; destination.namespace, " +
+			"destination.service, destination.region; and, where the block names a jwt resource with token = \"NAME\", token.issuer and " +
+			"token.claims. Strings have contains, startsWith, endsWith and matches with a pattern that is written out; lists and maps have in, " +
+			"exists, exists_one and all. An expression knows no time, is at most 4096 octets long, and is refused when it could cost too much " +
+			"with a large request. What is missing is an error: ask has(token.claims.role) or \"x-role\" in request.headers first. An intention " +
+			"that allows does not allow what its expression cannot be evaluated for; one that denies denies it."},
 }

@@ -12,6 +12,9 @@ const (
 	maxConditions = 32   // conditions of one match, matches of one rule
 	maxPattern    = 1024 // octets of one value
 	maxVariables  = 8    // variable segments of a template: each doubles the ways through a table of routes
+
+	MaxWhen  = 4096 // octets of an expression
+	maxWhens = 32   // expressions of one intention: a request may be held against all of them, and each may take milliseconds
 )
 
 // HTTPMatch says which requests are meant: those that pass every condition given. The zero value means all of them.

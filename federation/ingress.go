@@ -38,6 +38,9 @@ type Ingress struct {
 	MaxHeader               Size `json:"max_header,omitempty"`                 // octets of a request's head; 0: 64 KiB
 	MaxConnections          int  `json:"max_connections,omitempty"`            // at once; 0: DefaultIngressConnections
 	MaxConnectionsPerClient int  `json:"max_connections_per_client,omitempty"` // of one address (IPv6: of one /64); 0: DefaultIngressPerClient
+
+	RateLimits []RateLimit `json:"rate_limits,omitempty"` // of all requests, per client
+	ErrorPages []ErrorPage `json:"error_pages,omitempty"` // where the host has none for a status
 }
 
 const (
@@ -49,10 +52,12 @@ const (
 	DefaultIngressPerClient = 256
 )
 
-// IngressTLS is where certificates come from: files of PEM. They are read again within a second of a change.
+// IngressTLS is where certificates come from: files of PEM, which are read again within a second of a change, or a certificate
+// authority that is asked for them.
 type IngressTLS struct {
-	Certificate string `json:"certificate"` // the chain, leaf first; the file's name may hold one "*"
-	Key         string `json:"key"`         // with a "*" in Certificate, one here stands for the same text
+	Certificate string       `json:"certificate,omitempty"` // the chain, leaf first; the file's name may hold one "*"
+	Key         string       `json:"key,omitempty"`         // with a "*" in Certificate, one here stands for the same text
+	ACME        *IngressACME `json:"acme,omitempty"`        // instead of both; once in an ingress
 }
 
 // IngressHost is where requests for a host go.
@@ -60,6 +65,18 @@ type IngressHost struct {
 	Name    string        `json:"name"`             // "shop.example.com", or "*.example.com" for every name below it
 	Service ServiceRef    `json:"service,omitzero"` // without: only the paths lead somewhere
 	Paths   []IngressPath `json:"paths,omitempty"`  // the longest that matches counts
+
+	RateLimits []RateLimit `json:"rate_limits,omitempty"` // of requests for this host, per client; asked after those of the ingress
+	CORS       *CORS       `json:"cors,omitempty"`        // nil: instances do as they like
+
+	// RequireToken are jwt resources, one of which must vouch for the token of every request but preflights. Intentions judge it as ever.
+	RequireToken []string `json:"require_token,omitempty"`
+
+	// Compress are the codings that responses of compressible types are sent in, if the caller takes them: "gzip". It is off by
+	// default: where a response holds a secret beside something that the caller has sent, its compressed length gives the secret away
+	// little by little, in spite of TLS (BREACH).
+	Compress   []string    `json:"compress,omitempty"`
+	ErrorPages []ErrorPage `json:"error_pages,omitempty"`
 }
 
 // IngressPath is where requests for a part of a host go.
@@ -115,7 +132,7 @@ func (g *Ingress) Validate(name string) error {
 			errs = append(errs, fmt.Errorf("%s is there %d times: at most %d are allowed", what, n[0], n[1]))
 		}
 	}
-	return errors.Join(append(errs, g.validateUse(), g.validateTLS(), g.validateHosts())...)
+	return errors.Join(append(errs, g.validateUse(), g.validateTLS(), g.validateACME(), g.validateHosts(), g.validateHTTP())...)
 }
 
 // validateUse finds what cannot be combined.
@@ -148,6 +165,16 @@ func (g *Ingress) validateUse() error {
 func (g *Ingress) validateTLS() error {
 	var errs []error
 	for _, t := range g.TLS {
+		if t.ACME != nil {
+			if t.Certificate != "" || t.Key != "" {
+				errs = append(errs, errors.New("tls: acme excludes certificate and key: write a tls block for each"))
+			}
+			continue
+		}
+		if t.Certificate == "" || t.Key == "" {
+			errs = append(errs, errors.New("tls: write certificate and key, or an acme block"))
+			continue
+		}
 		for _, f := range []struct{ what, path string }{{"certificate", t.Certificate}, {"key", t.Key}} {
 			switch dir, file := filepath.Split(f.path); {
 			case strings.Contains(f.path, "-----BEGIN"):

@@ -18,7 +18,7 @@ type JWT struct {
 	Issuer     string   `json:"issuer"`               // what "iss" must be, octet by octet
 	Audiences  []string `json:"audiences"`            // "aud" must name one of them: a token for somebody else is no token for us
 	JWKSURL    string   `json:"jwks_url,omitempty"`   // where its keys are; the gateway's configuration must allow the host
-	JWKS       string   `json:"jwks,omitempty"`       // or the keys themselves, a JSON Web Key Set (RFC 7517)
+	JWKS       string   `json:"jwks,omitempty"`       // or the keys themselves, a JSON Web Key Set (RFC 7517); neither: see Discovery
 	Algorithms []string `json:"algorithms,omitempty"` // default: DefaultAlgorithms
 	Header     string   `json:"header,omitempty"`     // that holds the token, after "Bearer " or alone; default: authorization
 	Cookie     string   `json:"cookie,omitempty"`     // instead of Header
@@ -47,10 +47,17 @@ type ClaimMatch struct {
 	Any      []string `json:"any,omitempty"`  // the claim, or an element of its list, is one of them; none: the claim must be there
 }
 
-// Permission says for which requests an intention speaks: those that pass the match and every claim.
+// Permission says for which requests an intention speaks: those that pass the match and every claim, and for which the expression holds.
+//
+// When is an expression in the Common Expression Language, https://cel.dev, of type bool. It sees request.method, request.host,
+// request.path, request.query and request.headers (maps of strings), namespace, service and region of source and destination,
+// source.identity, token.issuer and token.claims. An expression that cannot be evaluated, as when it asks for a claim that is not there,
+// does not hold in an intention that allows, and holds in one that denies. Package when says more.
 type Permission struct {
 	HTTPMatch
 	Claims []ClaimMatch `json:"claims,omitempty"`
+	When   string       `json:"when,omitempty"`  // at most MaxWhen octets
+	Token  string       `json:"token,omitempty"` // the jwt resource whose token When asks for; without a token its claims are empty
 }
 
 // Validate returns what is wrong with p, joined.
@@ -58,6 +65,14 @@ func (p Permission) Validate() error {
 	errs := []error{p.HTTPMatch.Validate()}
 	if len(p.Claims) > maxConditions {
 		errs = append(errs, fmt.Errorf("more than %d claims", maxConditions))
+	}
+	switch {
+	case len(p.When) > MaxWhen:
+		errs = append(errs, fmt.Errorf("when has %d octets: at most %d are allowed", len(p.When), MaxWhen))
+	case p.Token != "" && p.When == "":
+		errs = append(errs, errors.New("token names whose token \"when\" asks for: without one, ask with a claim block"))
+	case p.Token != "":
+		errs = append(errs, checkLabel("token of jwt", p.Token))
 	}
 	for _, c := range p.Claims {
 		errs = append(errs, checkLabel("claim of jwt", c.Provider))
@@ -111,15 +126,14 @@ func (j *JWT) Validate(name string) error {
 
 func (j *JWT) validateKeys() error {
 	switch {
-	case (j.JWKS == "") == (j.JWKSURL == ""):
-		return errors.New("jwt needs its keys: give either jwks_url or jwks")
+	case j.JWKS != "" && j.JWKSURL != "":
+		return errors.New("jwt takes its keys from one place: give either jwks_url or jwks")
 	case j.JWKSURL != "":
-		u, err := url.Parse(j.JWKSURL)
-		if err != nil || u.Hostname() == "" || u.User != nil || u.Fragment != "" || len(j.JWKSURL) > maxPattern {
-			return fmt.Errorf("jwks_url %q: write such as \"https://idp.example.com/keys\"", j.JWKSURL)
-		}
-		if ip, _ := netip.ParseAddr(u.Hostname()); u.Scheme != "https" && (u.Scheme != "http" || !ip.IsLoopback()) {
-			return fmt.Errorf("jwks_url %q is not https: who can change the keys on their way can make tokens", j.JWKSURL)
+		return CheckKeyURL("jwks_url", j.JWKSURL)
+	case j.JWKS == "":
+		if CheckKeyURL("issuer", j.Discovery()) != nil {
+			return errors.New("jwt needs its keys: give jwks_url or jwks, or an issuer that is an https URL without query, which is then asked " +
+				"where they are (OpenID Connect Discovery)")
 		}
 		return nil
 	case len(j.JWKS) > maxJWKS:
@@ -138,6 +152,26 @@ func (j *JWT) validateKeys() error {
 		if k.Kty == "oct" || k.D != "" {
 			return errors.New("jwks holds a secret: only public keys belong there")
 		}
+	}
+	return nil
+}
+
+// Discovery is where the issuer says where its keys are (OpenID Connect Discovery 1.0 section 4); empty when j says so itself.
+func (j *JWT) Discovery() string {
+	if j.JWKS != "" || j.JWKSURL != "" || strings.ContainsAny(j.Issuer, "?#") {
+		return ""
+	}
+	return strings.TrimSuffix(j.Issuer, "/") + "/.well-known/openid-configuration"
+}
+
+// CheckKeyURL reports whether what an address leads to may decide which keys are believed.
+func CheckKeyURL(what, address string) error {
+	u, err := url.Parse(address)
+	if err != nil || u.Hostname() == "" || u.User != nil || u.Fragment != "" || len(address) > maxPattern {
+		return fmt.Errorf("%s %q: write such as \"https://idp.example.com/keys\"", what, address)
+	}
+	if ip, _ := netip.ParseAddr(u.Hostname()); u.Scheme != "https" && (u.Scheme != "http" || !ip.IsLoopback()) {
+		return fmt.Errorf("%s %q is not https: who can change the keys on their way can make tokens", what, address)
 	}
 	return nil
 }

@@ -88,6 +88,23 @@ func (s Subset) Holds(labels map[string]string) bool {
 	return true
 }
 
+// ProxyVersion is a version of the PROXY protocol (https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt).
+type ProxyVersion string
+
+// The versions. Of a client that the mesh knows by its identity, and not by an address from outside, the header says that it is unknown.
+const (
+	ProxyV1 ProxyVersion = "v1" // a line of text
+	ProxyV2 ProxyVersion = "v2" // binary
+)
+
+func (v ProxyVersion) validate() error {
+	switch v {
+	case "", ProxyV1, ProxyV2:
+		return nil
+	}
+	return fmt.Errorf("proxy_protocol %q is unknown: use v1 or v2", v)
+}
+
 // Balance is how one of several instances is chosen.
 type Balance string
 
@@ -125,7 +142,7 @@ func (r *Resolver) validateChoice() error {
 			errs = append(errs, fmt.Errorf("subset %q has %d labels: it needs 1 to %d", name, n, maxConditions))
 		}
 	}
-	return errors.Join(append(errs, r.Affinity.validate())...)
+	return errors.Join(append(errs, r.Affinity.validate(), r.ProxyProtocol.validate())...)
 }
 
 func (a *Affinity) validate() error {
@@ -211,9 +228,14 @@ func (r *Resolver) validateLimits() error {
 }
 
 func (l RateLimit) validate() error {
-	switch {
-	case l.Per != PerCaller && l.Per != PerService:
+	if l.Per != PerCaller && l.Per != PerService {
 		return fmt.Errorf("per is %q: use caller or service", l.Per)
+	}
+	return l.validateRate()
+}
+
+func (l RateLimit) validateRate() error {
+	switch {
 	case l.Rate.Count == 0:
 		return errors.New("rate allows nothing: write such as \"100/s\"")
 	case l.Burst < 0 || l.Burst > maxBurst:
@@ -238,9 +260,14 @@ func (r *Resolver) setDefaults() {
 	}
 	r.RateLimits = slices.Clone(r.RateLimits) // r is a copy, what its slices hold is not
 	for i := range r.RateLimits {
-		limit := &r.RateLimits[i]
-		setDefault(&limit.Burst, min(limit.Rate.Count, maxBurst)) // "100/m" is taken to mean a hundred whenever in the minute
+		r.RateLimits[i] = r.RateLimits[i].Defaulted()
 	}
+}
+
+// Defaulted returns l with its burst.
+func (l RateLimit) Defaulted() RateLimit {
+	setDefault(&l.Burst, min(l.Rate.Count, maxBurst)) // "100/m" is taken to mean a hundred whenever in the minute
+	return l
 }
 
 func checkCount(what string, n int) error {

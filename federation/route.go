@@ -32,6 +32,9 @@ type RouteRule struct {
 	TryTimeout  Duration `json:"try_timeout,omitempty"`  // the same of each try
 	IdleTimeout Duration `json:"idle_timeout,omitempty"` // a stream without a byte either way for so long is ended; 0: the resolver's
 
+	// Priority is how urgent a request counts as when a region has to shed (RFC 9218: 0 first to 7 last); nil: as its Priority field says.
+	Priority *int `json:"priority,omitempty"`
+
 	Retry  *Retry  `json:"retry,omitempty"` // nil: DefaultRetry
 	Mirror *Mirror `json:"mirror,omitempty"`
 	Fault  *Fault  `json:"fault,omitempty"`
@@ -90,10 +93,48 @@ type Retry struct {
 	Attempts   int       `json:"attempts,omitempty"`    // beyond the first; default 2
 	On         []RetryOn `json:"on,omitempty"`          // default: the three reasons above
 	AllMethods bool      `json:"all_methods,omitempty"` // also methods that are not idempotent: the service must be made for it
+	Hedge      *Hedge    `json:"hedge,omitempty"`       // nil: none
 }
 
-// Mirror sends a copy of some requests elsewhere; the answers are thrown away. Requests with a body are not copied, nor any while many
-// copies are under way: a copy must not hold up what it copies.
+// Hedge sends a request a second time when the first try is slow, to another instance or region, and takes the answer that comes first:
+// only idempotent ones without a body, and no more than both its own budget and the service's retry budget allow. The second try is
+// the last: nothing is tried again after it.
+type Hedge struct {
+	After   HedgeAfter `json:"after,omitzero"`
+	Percent float64    `json:"percent,omitempty"` // of the rule's requests in the last ten seconds, at most; default 5
+}
+
+// HedgeAfter is how long a request waits for the head of a response before it is sent a second time. The zero value, "p95" as text, is
+// as long as 95 of 100 requests for the service took of late in the same region, once enough have been seen to tell.
+type HedgeAfter Duration
+
+const hedgeP95 = "p95"
+
+// MarshalText writes "p95" or a duration.
+func (a HedgeAfter) MarshalText() ([]byte, error) {
+	if a == 0 {
+		return []byte(hedgeP95), nil
+	}
+	return Duration(a).MarshalText()
+}
+
+// UnmarshalText reads the form of MarshalText; the empty text is the zero value.
+func (a *HedgeAfter) UnmarshalText(b []byte) error {
+	if len(b) == 0 || string(b) == hedgeP95 {
+		*a = 0
+		return nil
+	}
+	var d Duration
+	if err := d.UnmarshalText(b); err != nil || d.D() < time.Millisecond {
+		return fmt.Errorf("after %q is not valid: write \"p95\", or a duration of at least 1ms", b)
+	}
+	*a = HedgeAfter(d)
+	return nil
+}
+
+// Mirror sends a copy of some requests elsewhere; the answers are thrown away. The copy's body is that of the request while it streams: a
+// copy never holds up what it copies. It is given up when its receiver falls 64 KiB behind, and when the body has not ended after 30 s,
+// as that of a stream. Not copied are upgrades, and requests that come while many copies are under way.
 type Mirror struct {
 	Service ServiceName `json:"service"`
 	Percent float64     `json:"percent,omitempty"` // default 100
@@ -161,8 +202,11 @@ func (r *RouteRule) validate() error {
 	if actions > 1 {
 		errs = append(errs, errors.New("split, redirect and respond exclude each other"))
 	}
-	if actions > 0 && len(r.Split) == 0 && (r.Rewrite != nil || r.Retry != nil || r.Mirror != nil) {
-		errs = append(errs, errors.New("rewrite, retry and mirror belong to requests that are sent on"))
+	if actions > 0 && len(r.Split) == 0 && (r.Rewrite != nil || r.Retry != nil || r.Mirror != nil || r.Priority != nil) {
+		errs = append(errs, errors.New("rewrite, retry, mirror and priority belong to requests that are sent on"))
+	}
+	if r.Priority != nil && (*r.Priority < 0 || *r.Priority > 7) {
+		errs = append(errs, fmt.Errorf("priority is %d: it must lie between 0, the most urgent, and 7", *r.Priority))
 	}
 	errs = append(errs, r.validateSplit(), r.Redirect.validate(prefixed), r.Respond.validate(), r.Rewrite.validate(prefixed),
 		r.Request.validate(), r.Response.validate(), r.Retry.validate(), r.Mirror.validate(), r.Fault.validate())
@@ -309,7 +353,13 @@ func (r *Retry) validate() error {
 			return fmt.Errorf("retry: %q is no reason: use connect-failure, reset, refused-stream or a status from 500 to 599", on)
 		}
 	}
-	return nil
+	if r.Hedge == nil {
+		return nil
+	}
+	if h := *r.Hedge; h.After < 0 || h.After > 0 && time.Duration(h.After) < time.Millisecond {
+		return errors.New("hedge: after is \"p95\", or at least 1ms")
+	}
+	return checkPercent("hedge: percent", r.Hedge.Percent)
 }
 
 func (m *Mirror) validate() error {

@@ -85,6 +85,10 @@ type Resolver struct {
 	Limits      Limits            `json:"limits,omitzero"`
 	RateLimits  []RateLimit       `json:"rate_limits,omitempty"` // all of them hold
 	RetryBudget RetryBudget       `json:"retry_budget,omitzero"`
+
+	// ProxyProtocol has connections to instances of this region begin with a PROXY header, which says who the client is. It is for
+	// services that speak tcp; requests say it in X-Forwarded-For.
+	ProxyProtocol ProxyVersion `json:"proxy_protocol,omitempty"`
 }
 
 // Upstream is a local listener for local callers, or with AllowFrom for callers on other hosts of the region.
@@ -211,10 +215,17 @@ func (i *Intention) Validate(name string) error {
 	if len(i.HTTP) > MaxRules {
 		errs = append(errs, fmt.Errorf("intention has %d http blocks: at most %d are allowed", len(i.HTTP), MaxRules))
 	}
+	whens := 0
 	for n, p := range i.HTTP {
 		if err := p.Validate(); err != nil {
 			errs = append(errs, fmt.Errorf("http block %d: %w", n+1, err))
 		}
+		if p.When != "" {
+			whens++
+		}
+	}
+	if whens > maxWhens {
+		errs = append(errs, fmt.Errorf("intention has %d http blocks with \"when\": at most %d are allowed", whens, maxWhens))
 	}
 	return errors.Join(errs...)
 }

@@ -15,10 +15,11 @@ func (c *cli) demoCommand() *cobra.Command {
 	var once bool
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Three regions on this machine: discover, federate, load, kill, heal, deny",
+		Short: "Three regions on this machine: discover, federate, split, drain, kill, heal, deny",
 		Long: `Starts three gateways and five small HTTP services on loopback addresses, joined by links with the delay of an ocean, and tells a
-story: discover the services, federate, send load, add a machine and take it away, kill every instance of a service in one region, kill
-a whole gateway, heal, deny a caller and explain it. Every number shown was measured in that run.
+story: discover the services, federate, send load, split it between two clouds as a canary, drain a region and give it its share back,
+add a machine and take it away, kill every instance of a service in one region, kill a whole gateway, heal, deny a caller and explain it.
+Every number shown was measured in that run. It takes some 25 seconds; the exit code is not 0 when a request failed or a share was off.
 
 The gateways find the services by asking AWS, Google Cloud and Azure. Here these are doubles on loopback addresses that speak the clouds'
 protocols; of the user's own credentials nothing is used. On a terminal everything stays up afterwards until Ctrl-C; nothing is left

@@ -20,11 +20,15 @@ func (c *cli) explainCommand() *cobra.Command {
 		Use: "explain SOURCE DESTINATION", Short: "Say why a call is allowed, denied, and where it goes", Args: takes(2, 2),
 		Long: `Say what would happen to a call now, and why: who the caller is, which intention decides here and at the peer that would
 serve it, and which endpoints are in the running. Of a service that speaks HTTP, --method, --path, --header and --host ask about one
-request: which rule of the route matches, what is forwarded, and who may. The answer comes from the code that decides connections and requests. The
-exit code is 6 when the call is denied, or the request is not well-formed, and 5 when it is allowed but nobody can serve it.`,
+request: which rule of the route matches, what is forwarded, and who may. --token reads the JSON Web Token that the request brings,
+which is verified as the data path does it: the answer says by whom or why not, and which claims decided; the token is shown nowhere.
+The answer comes from the code that decides connections and requests. The exit code is 6 when the call is denied, or the request is
+not well-formed, and 5 when it is allowed but nobody can serve it, or a limit would refuse it at this moment: the limits that it meets
+are shown with their figures of now.`,
 		Example: `  tradewind explain web checkout
   tradewind explain web@gcp-europe-west1 checkout      # a caller of another region
   tradewind explain web checkout@azure-westeurope      # that region only
+  tradewind explain web checkout --path /admin --token user.jwt
   tradewind explain web checkout --method POST --path /api/items?draft=1 --header "x-canary: 1"`,
 		ValidArgsFunction: c.completeServices,
 		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
@@ -72,6 +76,13 @@ func (c *cli) askExplain(ctx context.Context, gw *admin.Client, ends [2]string, 
 	if request.Request, err = a.request(); err != nil {
 		return nil, err
 	}
+	if a.token != "" {
+		request.Token, err = c.readSecret(ctx, a.token, usage("what was given as --token is no file",
+			"name the token's file, or pipe it in with --token -: others on this host can read what is on a command line"))
+		if err != nil {
+			return nil, err
+		}
+	}
 	return gw.Explain(ctx, request)
 }
 
@@ -95,6 +106,7 @@ func explainScreen(s *screen, e *admin.Explanation) {
 	if e.Request != nil {
 		forecastLines(s, e.Request)
 	}
+	tokenLines(s, e.Tokens)
 	here := e.Decision
 	here.Conditional = here.Conditional && e.Request == nil // of a request that has come it is said for good
 	decisionLines(s, "intention", here)
@@ -106,7 +118,7 @@ func explainScreen(s *screen, e *admin.Explanation) {
 		}
 		s.line("  %-9s  %s", label, candidateLine(s, cand))
 	}
-	if len(e.Candidates) == 0 && e.Verdict != admin.VerdictAnswered && e.Verdict != admin.VerdictRefused {
+	if len(e.Candidates) == 0 && (here.Rule != "" || e.Verdict == admin.VerdictUnreachable) && e.Verdict != admin.VerdictAnswered {
 		s.line("  route      no region offers %s", e.Destination)
 	}
 	for _, w := range e.LeftOut {
@@ -118,6 +130,7 @@ func explainScreen(s *screen, e *admin.Explanation) {
 	} else if e.RemoteError != "" {
 		s.line("  there      not known: %s", e.RemoteError)
 	}
+	limitLines(s, e.Limits)
 	for _, n := range e.Notes {
 		s.line("  note       %s", n)
 	}
@@ -190,8 +203,17 @@ func candidateLine(s *screen, cand admin.Candidate) string {
 		parts = append(parts, cand.Freshness.String())
 	}
 	line := strings.Join(parts, "  ")
-	if cand.Reason != "" && !cand.Chosen {
-		line += ", " + cand.Reason
+	switch {
+	case cand.Chosen && cand.Share > 0:
+		line += fmt.Sprintf(", comes back from a drain: %.0f %% of its share now", 100*cand.Share)
+	case cand.Chosen && cand.Drained:
+		line += ", drained: a last resort"
+	case !cand.Chosen:
+		// What was said in figures is not said again in words.
+		why := strings.TrimPrefix(cand.Reason, fmt.Sprintf("%d of %d healthy", cand.Healthy, cand.Total))
+		if why = strings.TrimPrefix(why, "; "); why != "" {
+			line += ", " + why
+		}
 	}
 	return line
 }

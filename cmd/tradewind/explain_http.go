@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,6 +16,7 @@ type asks struct {
 	assurance          string
 	method, path, host string
 	headers            []string
+	token              string // where it is read from
 }
 
 // flags adds the flags of a call to cmd, with those of a request when it takes them so.
@@ -23,15 +25,16 @@ func (a *asks) flags(cmd *cobra.Command, request bool) {
 	f.StringVar(&a.assurance, "assurance", "", "how the caller is known: binding (default) or mtls")
 	f.StringArrayVar(&a.headers, "header", nil, `a header field of the request, as "name: value"; may be repeated`)
 	f.StringVar(&a.host, "host", "", "host that the request names (default: the service)")
+	f.StringVar(&a.token, "token", "", "file with the JSON Web Token that the request brings, or - for standard input")
 	if request {
-		f.StringVar(&a.method, "method", "", "ask about a request with this method (default: GET, with --path, --header or --host)")
+		f.StringVar(&a.method, "method", "", "ask about a request with this method (default: GET, with --path, --header, --host or --token)")
 		f.StringVar(&a.path, "path", "", "ask about a request for this path and query, as the caller sends it (default: /)")
 	}
 }
 
 // request is the request that the flags describe; nil when they describe none.
 func (a *asks) request() (*admin.HTTPRequest, error) {
-	if a.method == "" && a.path == "" && a.host == "" && len(a.headers) == 0 {
+	if a.method == "" && a.path == "" && a.host == "" && len(a.headers) == 0 && a.token == "" {
 		return nil, nil
 	}
 	r := &admin.HTTPRequest{Method: a.method, Target: a.path, Host: a.host}
@@ -54,16 +57,60 @@ func (a *asks) request() (*admin.HTTPRequest, error) {
 	return r, nil
 }
 
+// tokenLines say what is made of the request's token.
+func tokenLines(s *screen, list []admin.TokenFinding) {
+	label := "token"
+	for _, t := range list {
+		line := fmt.Sprintf("%s verified by %q: issuer %s", s.paint(good, "✓"), t.Provider, t.Issuer)
+		if !t.Expires.IsZero() {
+			line += ", until " + t.Expires.UTC().Format(time.RFC3339)
+		}
+		if !t.Verified {
+			line = fmt.Sprintf("%s not verified by %q: %s", s.paint(bad, "✗"), t.Provider, t.Why)
+			if t.Issuer != "" && t.Refusal != "issuer" {
+				line += fmt.Sprintf(" (it says it is of %s)", t.Issuer)
+			}
+		}
+		s.line("  %-9s  %s", label, line)
+		label = ""
+	}
+}
+
+// limitLines say which limits the call meets, and whether one refuses it now.
+func limitLines(s *screen, list []admin.Limit) {
+	label := "limits"
+	for _, l := range list {
+		glyph, text := "·", l.Text
+		if l.Refuses {
+			glyph, text = s.paint(bad, "✗"), text+"; one more is refused"
+		}
+		s.line("  %-9s  %s %s: %s", label, glyph, limitName(l), text)
+		label = ""
+	}
+}
+
+// limitName says what l bounds, and where.
+func limitName(l admin.Limit) string {
+	switch l.Kind {
+	case "passage":
+		return "way to " + string(l.Region)
+	case "retry_budget":
+		return "retries"
+	}
+	return strings.ReplaceAll(l.Kind, "_", " ") + " in " + string(l.Region)
+}
+
 // styles are how verdicts are shown.
 var styles = map[admin.Verdict]style{admin.VerdictAllowed: good, admin.VerdictAnswered: good, admin.VerdictUnreachable: warn,
-	admin.VerdictDenied: bad, admin.VerdictRefused: bad}
+	admin.VerdictLimited: warn,
+	admin.VerdictDenied:  bad, admin.VerdictRefused: bad}
 
 // verdictCode is the end of a command that has told v.
 func verdictCode(v admin.Verdict) error {
 	switch v {
 	case admin.VerdictAllowed, admin.VerdictAnswered:
 		return nil
-	case admin.VerdictUnreachable:
+	case admin.VerdictUnreachable, admin.VerdictLimited:
 		return &exit{code: exitUnreachable}
 	}
 	return &exit{code: exitDenied}

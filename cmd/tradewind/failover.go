@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -145,12 +146,12 @@ func movesAnswer(res *admin.FailoverTestResponse) answer {
 	var rows [][]cell
 	for _, m := range res.Moves {
 		names = append(names, m.Service.String())
-		to := cell{text: string(m.To)}
+		to, why := cell{text: string(m.To)}, cmp.Or(m.Reason, "next in its order, and can serve now")
 		if m.To == "" {
 			to = cell{text: "nobody", style: bad}
 		}
 		rows = append(rows, []cell{{text: m.Service.String(), style: strong}, {text: string(m.From)}, to, {text: rate(m.PerSecond)},
-			{text: fmt.Sprint(m.Open)}, {text: m.Reason}})
+			{text: fmt.Sprint(m.Open)}, {text: why}})
 	}
 	return answer{value: res, items: listOf(res.Moves), names: names, table: func(s *screen) {
 		if len(rows) == 0 {
@@ -225,8 +226,7 @@ func (c *cli) drain(ctx context.Context, gw *admin.Client, r *admin.FailoverDrai
 	}
 	steps := c.steps()
 	defer steps.end()
-	steps.show(admin.PeerStep{Name: "drained", State: admin.StepDone, Text: fmt.Sprintf("%s moves away from %s", count(len(plan.Moves)-plan.Unserved,
-		"service"), status.Region)})
+	steps.show(admin.PeerStep{Name: "drained", State: admin.StepDone, Text: moving(plan, status.Region)})
 	out := drained{Drain: status, Moves: plan.Moves}
 	err = c.awaitQuiet(ctx, gw, plan, &out, steps)
 	out.Seconds = admin.SecondsOf(time.Since(start))
@@ -252,6 +252,18 @@ func (c *cli) drain(ctx context.Context, gw *admin.Client, r *admin.FailoverDrai
 	return err
 }
 
+// moving says how much a drain moves.
+func moving(plan *admin.FailoverTestResponse, from federation.Region) string {
+	switch n := len(plan.Moves) - plan.Unserved; n {
+	case 0:
+		return fmt.Sprintf("%s serves nobody here that could go elsewhere; it gets no new calls as long as others can serve them", from)
+	case 1:
+		return fmt.Sprintf("1 service moves away from %s", from)
+	default:
+		return fmt.Sprintf("%d services move away from %s", n, from)
+	}
+}
+
 // awaitQuiet waits until no call that could go elsewhere went to the drained region for a second.
 func (c *cli) awaitQuiet(ctx context.Context, gw *admin.Client, plan *admin.FailoverTestResponse, out *drained, steps *stepLog) error {
 	left := map[federation.ServiceName]bool{}
@@ -263,7 +275,8 @@ func (c *cli) awaitQuiet(ctx context.Context, gw *admin.Client, plan *admin.Fail
 	const often = 250 * time.Millisecond
 	tick := time.NewTicker(often)
 	defer tick.Stop()
-	for quiet := time.Duration(0); quiet <= time.Second; quiet += often {
+	// What a gateway counts is that of a whole second, and of the one at hand: none after a second is none in the last.
+	for since := time.Now(); time.Since(since) < time.Second || out.LastSecond > 0; {
 		select {
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
@@ -285,9 +298,6 @@ func (c *cli) awaitQuiet(ctx context.Context, gw *admin.Client, plan *admin.Fail
 					out.Open += r.Open
 				}
 			}
-		}
-		if out.LastSecond > 0 {
-			quiet = -often
 		}
 		steps.show(admin.PeerStep{Name: "leaving", State: admin.StepRunning, Text: fmt.Sprintf("%s to %s in the last second, %d open there",
 			count(int(out.LastSecond), "call"), plan.Region, out.Open)})

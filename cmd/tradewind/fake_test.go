@@ -120,6 +120,10 @@ func (g *fakeGateway) Explain(_ context.Context, r *admin.ExplainRequest) (*admi
 		Caller: admin.ExplainedCaller{ID: "spiffe://aws-us-east-1.mesh.internal/ns/default/svc/web", Region: "aws-us-east-1",
 			Assurance: federation.AssuranceBinding}}
 	switch {
+	case r.Token != "":
+		explainFakeToken(e, r)
+	case r.Destination == "busy":
+		explainFakeLimits(e)
 	case r.Request != nil:
 		explainFakeRequest(e, r)
 	case r.Destination == "api":
@@ -248,36 +252,6 @@ func fakeRoute() *federation.Route {
 		{Name: "teapot", Match: []federation.HTTPMatch{{Path: "/teapot"}}, Respond: &federation.Respond{Status: 418}},
 		{Name: "rest", Fault: &federation.Fault{Abort: 503, AbortPercent: 1}},
 	}}
-}
-
-// explainFakeRequest fills in what becomes of a request: to /old it is answered, with a dot segment refused, else split.
-func explainFakeRequest(e *admin.Explanation, r *admin.ExplainRequest) {
-	in, route := *r.Request, fakeRoute()
-	if in.Host == "" {
-		in.Host = r.Destination
-	}
-	e.Request = &admin.Forecast{Request: in}
-	switch in.Target {
-	case "/old":
-		e.Request.Rule, e.Request.Status, e.Request.Location = &route.Rules[0], 308, "http://api.example.com/old"
-		e.Verdict, e.Reason = admin.VerdictAnswered, `rule "old" answers with status 308 and leads to http://api.example.com/old`
-		return
-	case "/../x":
-		e.Verdict, e.Reason = admin.VerdictRefused, "the gateway refuses the request with status 400: dot-segment"
-		return
-	}
-	e.Request.Rule, e.Request.More = &route.Rules[2], 1
-	for range 10 {
-		e.Request.Before = append(e.Request.Before, admin.RuleNotMatched{Rule: "v1", Reason: `path "/x" is not below "/v1"`})
-	}
-	e.Request.Forwarded = &admin.HTTPRequest{Method: in.Method, Target: "/v2/x", Host: in.Host}
-	e.Verdict, e.Reason = admin.VerdictDenied, "of some requests, by the split: no intention allows it"
-	e.Request.Shares = []admin.Share{
-		{Destination: r.Destination, Percent: 90, Verdict: admin.VerdictAllowed, Region: "aws-us-east-1", Reason: "allowed"},
-		{Destination: "api-next", Subset: "v2", Percent: 10, Verdict: admin.VerdictDenied, Reason: "no intention allows it"}}
-	e.Decision = admin.ExplainedDecision{Region: "aws-us-east-1", Rule: "default", Code: "TW-7001", Reason: "no intention allows it",
-		Shadow: "strict"}
-	e.Notes = []string{"region gcp-europe-west1 runs a version that answers for connections only"}
 }
 
 func (g *fakeGateway) ListResources(_ context.Context, r *admin.ListResourcesRequest) (*admin.ListResourcesResponse, error) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/internal/admin"
@@ -21,6 +22,12 @@ func (g *fakeGateway) ListIngresses(context.Context, *admin.ListIngressesRequest
 			Hosts: []federation.IngressHost{{Name: "shop.example.com", Service: to("web"),
 				Paths: []federation.IngressPath{{Prefix: "/api", Service: to("shop/api")}}},
 				{Name: "*.example.com", Service: to("web")}, {Name: "www.example.com", Service: to("web")}},
-			Passthrough: []federation.IngressPassthrough{{Name: "db.example.com", Service: to("db")}}}},
+			Passthrough: []federation.IngressPassthrough{{Name: "db.example.com", Service: to("db")}}},
+			Certificates: []admin.IngressCertificate{
+				{Source: "file", From: "/etc/tradewind/tls/example.crt", Names: []string{"example.com", "*.example.com"}, Expires: after(20 * 24 * time.Hour)},
+				{Source: "acme", From: federation.DefaultACMEDirectory, Names: []string{"shop.example.com"}, Expires: after(60 * 24 * time.Hour),
+					Renews: after(30 * 24 * time.Hour)},
+				{Source: "acme", From: federation.DefaultACMEDirectory, Names: []string{"www.example.com"}, Failure: "the authority says: no A record (dns)",
+					Since: before(3 * time.Minute), Next: after(time.Minute)}}},
 	}}, nil
 }

@@ -47,6 +47,12 @@ var commands = map[string]string{
 	"route-show-json": "route show api -o json", "route-test": "route test GET http://api/old --from web",
 	"route-test-json": "route test GET http://api@azure-westeurope/old?x=1 -o json --from web", "route-test-service": "route test POST /x --service shop/api",
 	"route-test-none": "route test GET /x", "route-test-scheme": "route test GET ftp://api/x",
+	"explain-token": "explain web api --path /admin --token DIR/jwt", "explain-token-expired": "explain web api --token DIR/expired",
+	"explain-token-claims": "explain web api --token DIR/user", "explain-token-json": "explain web api --token DIR/user -o json",
+	"explain-token-missing": "explain web api --token DIR/nothing", "explain-token-inline": "explain web api --token eyJhbGciOiJFUzI1NiJ9.e30.x",
+	"explain-token-stdin": "explain web api --token -", "intention-test-token": "intention test web api --token DIR/expired",
+	"route-test-token": "route test GET http://api/admin --from web --token DIR/jwt",
+	"explain-limits":   "explain web busy", "explain-limits-json": "explain web busy -o json",
 	"explain-unreachable": "explain web ghost", "explain-bad": "explain web @x",
 	"ping": "ping gcp-europe-west1", "ping-none": "ping nowhere", "ping-dead": "ping azure-westeurope",
 	"ping-json":  "ping gcp-europe-west1 -o json",
@@ -104,6 +110,9 @@ service "search" {
 	w.file(t, "bad.hcl", "export \"checkout\" {\n  too = [\"gcp-europe-west1\"]\n}\n")
 	w.file(t, "token", "tw1.c2VjcmV0\n")
 	w.file(t, "used", "tw1.b2xk\n")
+	w.file(t, "jwt", "good\n")
+	w.file(t, "expired", "expired\n")
+	w.file(t, "user", "user\n")
 	for name, line := range commands {
 		t.Run(name, func(t *testing.T) {
 			var args []string

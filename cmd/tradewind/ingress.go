@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -106,13 +108,14 @@ func (c *cli) showIngress(ctx context.Context, gw *admin.Client, args []string) 
 	}
 	at := slices.IndexFunc(res.Ingresses, func(g admin.IngressStatus) bool { return g.Name == args[0] })
 	if at < 0 {
-		return usage(fmt.Sprintf("there is no ingress %q", args[0]), "tradewind ingress list")
+		return &federation.Diagnostic{Code: "TW-1204", What: fmt.Sprintf("there is no ingress %q", args[0]),
+			Fix: "see those that there are: tradewind ingress list", Err: admin.ErrNotFound}
 	}
 	g := &res.Ingresses[at]
-	return c.emit(answer{value: g, names: []string{g.Name}, table: func(s *screen) { ingressScreen(s, g) }})
+	return c.emit(answer{value: g, names: []string{g.Name}, table: func(s *screen) { c.ingressScreen(s, g) }})
 }
 
-func ingressScreen(s *screen, g *admin.IngressStatus) {
+func (c *cli) ingressScreen(s *screen, g *admin.IngressStatus) {
 	s.line("%s  %s", s.paint(strong, g.Name), speaks(&g.Spec))
 	s.fields("listens", listening(g).text, "identity", g.Spec.Identity.String(), "open", fmt.Sprint(g.Connections))
 	var rows [][]cell
@@ -135,9 +138,37 @@ func ingressScreen(s *screen, g *admin.IngressStatus) {
 		s.line("")
 		s.table([]string{"HOST", "PATH", "SERVICE", "CARRIED"}, rows)
 	}
+	c.ingressCertificates(s, g.Certificates)
 	for i := range g.Problems {
 		p := &g.Problems[i]
 		s.line("")
 		s.fields("problem", problemText(p), "why", p.Why, "fix", p.Fix)
+	}
+}
+
+func (c *cli) ingressCertificates(s *screen, list []admin.IngressCertificate) {
+	var rows [][]cell
+	for _, cert := range list {
+		left := cell{text: cmp.Or(c.until(cert.Expires), "none yet")}
+		if strings.HasPrefix(left.text, "EXPIRED") {
+			left.style = bad
+		}
+		renewed, failure := "with its file", cell{text: cert.Failure, style: bad}
+		switch now := c.now(); {
+		case cert.Next.After(now):
+			renewed = "tried again in " + c.until(cert.Next)
+		case cert.Renews.After(now):
+			renewed = "in " + c.until(cert.Renews)
+		case cert.Source == "acme":
+			renewed = "being ordered"
+		}
+		if !cert.Since.IsZero() {
+			failure.text += ", first " + c.ago(cert.Since)
+		}
+		rows = append(rows, []cell{{text: joined(cert.Names)}, {text: cert.Source}, {text: cert.From}, left, {text: renewed}, failure})
+	}
+	if len(rows) > 0 {
+		s.line("")
+		s.table([]string{"CERTIFICATE FOR", "SOURCE", "FROM", "VALID FOR", "RENEWED", "FAILURE"}, rows)
 	}
 }

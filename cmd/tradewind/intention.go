@@ -127,7 +127,7 @@ func (c *cli) intentionTestCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "test SOURCE DESTINATION", Short: "Say whether a call would be allowed", Args: takes(2, 2),
 		Long: `Say whether a call would be allowed, and by which intention: here, and at the peer that would serve it. Of a service that
-speaks HTTP, --method, --path, --header and --host ask about one request. The exit code is 6 when it is denied. Whether anybody could serve
+speaks HTTP, --method, --path, --header, --host and --token ask about one request. The exit code is 6 when it is denied. Whether anybody could serve
 it is not asked; that is "tradewind explain".`,
 		ValidArgsFunction: c.completeServices,
 		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
@@ -137,6 +137,9 @@ it is not asked; that is "tradewind explain".`,
 			}
 			if e.Verdict == admin.VerdictAnswered || e.Verdict == admin.VerdictRefused { // before any intention is asked
 				return c.tellTest(e, e.Decision, e.Verdict == admin.VerdictAnswered, args)
+			}
+			if e.Decision.Rule == "" && e.Verdict == admin.VerdictDenied { // for the token that it brings
+				return c.tellTest(e, e.Decision, false, args)
 			}
 			if e.Decision.Rule == "" { // nothing to decide about
 				return &exit{exitUnreachable, fmt.Errorf("no intention was asked: %s", e.Reason)}
@@ -164,19 +167,21 @@ func (c *cli) tellTest(e *admin.Explanation, decision admin.ExplainedDecision, a
 		word = "allowed for certain requests"
 	}
 	value := struct {
-		Allowed     bool              `json:"allowed"`
-		At          federation.Region `json:"at"`
-		Rule        string            `json:"rule,omitempty"`
-		Shadow      string            `json:"shadow,omitempty"`
-		Conditional bool              `json:"conditional,omitempty"`
-		Reason      string            `json:"reason"`
-		Notes       []string          `json:"notes,omitempty"`
-	}{allowed, e.At, decision.Rule, decision.Shadow, e.Conditional, e.Reason, e.Notes}
+		Allowed     bool                 `json:"allowed"`
+		At          federation.Region    `json:"at"`
+		Rule        string               `json:"rule,omitempty"`
+		Shadow      string               `json:"shadow,omitempty"`
+		Conditional bool                 `json:"conditional,omitempty"`
+		Reason      string               `json:"reason"`
+		Tokens      []admin.TokenFinding `json:"tokens,omitempty"`
+		Notes       []string             `json:"notes,omitempty"`
+	}{allowed, e.At, decision.Rule, decision.Shadow, e.Conditional, e.Reason, e.Tokens, e.Notes}
 	err := c.emit(answer{value: value, names: []string{word}, table: func(s *screen) {
 		s.line("%s at %s: %s", s.paint(st, word), e.At, e.Reason)
 		if decision.Shadow != "" {
 			s.line("  in shadow mode %s would say the opposite", decision.Shadow)
 		}
+		tokenLines(s, e.Tokens)
 		for _, n := range e.Notes {
 			s.line("  note: %s", n)
 		}

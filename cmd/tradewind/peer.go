@@ -122,12 +122,26 @@ func (c *cli) readToken(ctx context.Context, from string) (string, error) {
 	if strings.HasPrefix(from, "tw1.") {
 		return from, nil
 	}
+	text, err := c.readSecret(ctx, from, usage("what was given as token is neither a token nor a file",
+		"give --token the whole token, which starts with \"tw1.\", or its file"))
+	if err != nil {
+		return "", err
+	}
+	if !strings.HasPrefix(text, "{") {
+		return text, nil
+	}
+	return tokenFromJSON(text)
+}
+
+// readSecret reads a token from a file, or from standard input for "-". What can be no file's name is not repeated but answered with
+// noFile: it may be the secret itself.
+func (c *cli) readSecret(ctx context.Context, from string, noFile error) (string, error) {
 	in := c.in
 	if from != "-" {
 		f, err := os.Open(from)
 		switch {
-		case err != nil && (from == "" || len(from) > 100 && !strings.Contains(from, "/")): // nobody calls a file that
-			return "", usage("what was given as token is neither a token nor a file", "give --token the whole token, which starts with \"tw1.\", or its file")
+		case err != nil && (from == "" || len(from) > 100 && !strings.Contains(from, "/") || strings.HasPrefix(from, "eyJ")): // as JWTs do
+			return "", noFile
 		case err != nil:
 			return "", &exit{exitUsage, fileError("cannot read the token from "+from, err)}
 		}
@@ -137,7 +151,7 @@ func (c *cli) readToken(ctx context.Context, from string) (string, error) {
 		c.say("paste the token:")
 	}
 	text, err := attended(ctx, func() (string, error) {
-		b, err := io.ReadAll(io.LimitReader(in, 64<<10)) // a token is below 4 KiB
+		b, err := io.ReadAll(io.LimitReader(in, 64<<10)) // a token is below 8 KiB
 		return strings.TrimSpace(string(b)), err
 	})
 	if err != nil {
@@ -150,10 +164,7 @@ func (c *cli) readToken(ctx context.Context, from string) (string, error) {
 		}
 		return "", usage("there is no token in "+where, "name the token's file with --token, or pipe it in")
 	}
-	if !strings.HasPrefix(text, "{") {
-		return text, nil
-	}
-	return tokenFromJSON(text)
+	return text, nil
 }
 
 func (c *cli) established(done *admin.PeerEstablished) error {

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -73,6 +74,10 @@ func (c *cli) showRoute(ctx context.Context, gw *admin.Client, args []string) er
 		return err
 	}
 	res, err := gw.GetResource(ctx, &admin.GetResourceRequest{Key: federation.Key{Kind: federation.KindRoute, Name: service.String()}})
+	if errors.Is(err, admin.ErrNotFound) {
+		return &federation.Diagnostic{Code: "TW-1204", What: fmt.Sprintf("there is no route %q", service),
+			Why: "requests for a service without one go to the service as they come", Fix: "see those that there are: tradewind route list", Err: err}
+	}
 	if err != nil {
 		return err
 	}
@@ -109,6 +114,7 @@ service, as SERVICE or SERVICE@REGION; with --service it is the host that the re
 caller would send it. The exit codes are those of "tradewind explain".`,
 		Example: `  tradewind route test GET http://checkout/api/items?page=2
   tradewind route test POST http://checkout@azure-westeurope/api --from web --header "x-canary: 1"
+  get-a-token | tradewind route test GET http://checkout/admin --token -
   tradewind route test GET /api --service shop/checkout --host shop.example.com`,
 		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
 			authority, target, err := splitURL(args[1])

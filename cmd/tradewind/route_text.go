@@ -50,7 +50,8 @@ func matchText(m federation.HTTPMatch) string {
 	return strings.Join(words, " ")
 }
 
-// permissionText is matchText with what the request's tokens must claim: "/admin/... claim idp realm.roles=admin|owner".
+// permissionText is matchText with what the request's tokens must claim and the start of the expression:
+// "/admin/... claim idp realm.roles=admin|owner when request.host ...".
 func permissionText(p federation.Permission) string {
 	words := []string{matchText(p.HTTPMatch)}
 	for _, c := range p.Claims {
@@ -62,6 +63,14 @@ func permissionText(p federation.Permission) string {
 			word += "=" + strings.Join(c.Any, "|")
 		}
 		words = append(words, word)
+	}
+	if p.When != "" {
+		const shown = 60 // runes: it stands in a table
+		text := []rune(strings.Join(strings.Fields(p.When), " "))
+		if len(text) > shown {
+			text = append(text[:shown-3], []rune("...")...)
+		}
+		words = append(words, "when "+string(text))
 	}
 	return strings.Join(words, " ")
 }
@@ -105,10 +114,17 @@ func doesText(r *federation.RouteRule) string {
 		}
 	}
 	switch t := r.Retry; {
-	case t != nil && t.Attempts == 0 && len(t.On) == 0:
+	case t != nil && t.Attempts == 0 && len(t.On) == 0 && t.Hedge == nil:
 		words = append(words, "no retry")
 	case t != nil:
 		words = append(words, "at most "+count(cmp.Or(t.Attempts, federation.DefaultRetry().Attempts), "retry"))
+	}
+	if r.Retry != nil && r.Retry.Hedge != nil {
+		after, _ := r.Retry.Hedge.After.MarshalText() // never fails
+		words = append(words, "hedge after "+string(after))
+	}
+	if r.Priority != nil {
+		words = append(words, fmt.Sprintf("priority %d", *r.Priority))
 	}
 	if m := r.Mirror; m != nil {
 		share := m.Percent

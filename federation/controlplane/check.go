@@ -93,6 +93,7 @@ func (p *Plane) warnings(after *resources, change Change) []*federation.Diagnost
 			for _, service := range spec.Services() {
 				c.leads(where, service)
 			}
+			c.required(where, spec)
 		}
 	}
 	return c.warnings

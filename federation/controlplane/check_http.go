@@ -96,16 +96,34 @@ func (c *checker) requests(where string, i *federation.Intention, destination fe
 // claims warns of a provider of tokens that is not there, once for each.
 func (c *checker) claims(where string, i *federation.Intention) {
 	missing := map[string]bool{}
+	look := func(provider string) {
+		if c.after.records[federation.Key{Kind: federation.KindJWT, Name: provider}] == nil {
+			missing[provider] = true
+		}
+	}
 	for _, p := range i.HTTP {
+		if p.Token != "" {
+			look(p.Token)
+		}
 		for _, claim := range p.Claims {
-			if c.after.records[federation.Key{Kind: federation.KindJWT, Name: claim.Provider}] == nil {
-				missing[claim.Provider] = true
-			}
+			look(claim.Provider)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(missing)) {
 		c.warn(WarnTokens, fmt.Sprintf("%s asks for claims of the token provider %q, which does not exist", where, name),
 			"nothing can vouch for its tokens, so nobody has such a claim, and who brings a bearer token is refused",
 			fmt.Sprintf("declare it: jwt %q { ... }", name))
+	}
+}
+
+// required warns of a provider of tokens that is not there, and without whose token a host lets nobody in.
+func (c *checker) required(where string, g *federation.Ingress) {
+	for _, h := range g.Hosts {
+		for _, name := range h.RequireToken {
+			if c.after.records[federation.Key{Kind: federation.KindJWT, Name: name}] == nil {
+				c.warn(WarnTokens, fmt.Sprintf("%s requires a token of the provider %q for host %q, which does not exist", where, name, h.Name),
+					"nothing can vouch for its tokens, so who brings one is refused", fmt.Sprintf("declare it: jwt %q { ... }", name))
+			}
+		}
 	}
 }

@@ -49,6 +49,9 @@ func TestWarningsAboutRequests(t *testing.T) {
 		{limited("fine", "web", federation.Allow), nil, ""},
 		{limited("many", "*@*", federation.Allow), nil, ""},
 		{claiming("admins", "idp"), nil, ""},
+		{resource(federation.KindIngress, "public", &federation.Ingress{Listen: "127.0.0.1:80", Identity: name("in"), Hosts: []federation.IngressHost{
+			{Name: "a.example.com", Service: federation.ServiceRef{Service: name("web")}, RequireToken: []string{"idp", "gone"}}}}),
+			[]federation.Code{WarnTokens}, `requires a token of the provider "gone" for host "a.example.com"`},
 		{claiming("nobodys", "gone"), []federation.Code{WarnTokens}, `token provider "gone", which does not exist`},
 		{limited("unseen", "unseen", federation.Allow), nil, ""},
 		{limited("allows", "db", federation.Allow), []federation.Code{WarnProtocol}, `intention "allows" is for certain requests and so allows nothing`},

@@ -104,8 +104,11 @@ func (w *planner) put(r federation.Resource) {
 	rec, err := newRecord(r)
 	if err != nil {
 		for _, rule := range leaves(err) {
-			w.errs = append(w.errs, &federation.Diagnostic{Code: CodeInvalid, What: at(r.Key, r.Source) + " is not valid",
-				Why: rule.Error(), Err: rule})
+			d := &federation.Diagnostic{Code: CodeInvalid, What: at(r.Key, r.Source) + " is not valid", Why: rule.Error(), Err: rule}
+			if cause := (*federation.Diagnostic)(nil); errors.As(rule, &cause) {
+				d.Code, d.Why, d.Fix = cause.Code, cause.Reason(), cause.Fix
+			}
+			w.errs = append(w.errs, d)
 		}
 		return
 	}

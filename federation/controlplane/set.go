@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/policy"
 	"github.com/tradewind-mesh/tradewind/federation/store"
 )
 
@@ -76,6 +77,11 @@ func newRecord(r federation.Resource) (*record, error) {
 	rec, err := readRecord(r.Key, stored{Owner: r.Owner, Source: r.Source, Spec: spec})
 	if err != nil {
 		return nil, err
+	}
+	if i, ok := rec.resource.Spec.(*federation.Intention); ok {
+		if err := policy.Check(i); err != nil {
+			return nil, err
+		}
 	}
 	if rec.value, err = json.Marshal(stored{Owner: r.Owner, Source: r.Source, Spec: spec}); err != nil {
 		return nil, fmt.Errorf("encode %v: %w", r.Key, err)

@@ -1,6 +1,7 @@
 package match
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -82,4 +83,70 @@ func equals(value any, wanted []string) bool {
 		return slices.Contains(wanted, v.String())
 	}
 	return false
+}
+
+// Claim is one claim that a permission asks for, and what a request's tokens say to it.
+type Claim struct {
+	federation.ClaimMatch
+	Token  bool   `json:"token"`         // a verified token of the provider is there
+	Has    string `json:"has,omitempty"` // what is at the path, as far as it fits a line; empty: nothing
+	Passed bool   `json:"passed"`
+}
+
+// Claims returns the claims that c asks for as r has them, for people; apart says that r passes all of c but for those. There are none of
+// what asks for no claim.
+func (c *Matcher) Claims(r *Request) (claims []Claim, apart bool) {
+	if len(c.claims) == 0 {
+		return nil, false
+	}
+	others := *c
+	others.claims = nil
+	for i := range c.claims {
+		ask := &c.claims[i]
+		one := Claim{ClaimMatch: *ask, Passed: claimed(ask, r.Tokens)}
+		for _, t := range r.Tokens {
+			if t.Provider == ask.Provider {
+				one.Token, one.Has = true, written(t.Claims, ask.Path)
+			}
+		}
+		claims = append(claims, one)
+	}
+	return claims, others.Matches(r)
+}
+
+// String is the claim as an intention wants it: "idp realm.roles=admin|owner".
+func (c Claim) String() string {
+	word := c.Provider
+	if len(c.Path) > 0 {
+		word += " " + strings.Join(c.Path, ".")
+	}
+	if len(c.Any) > 0 {
+		word += "=" + strings.Join(c.Any, "|")
+	}
+	return word
+}
+
+// maxWritten is how much is shown of a claim.
+const maxWritten = 200
+
+// written is the claim at path, as JSON has it.
+func written(object map[string]any, path []string) string {
+	if len(path) == 0 {
+		return ""
+	}
+	for _, name := range path[:len(path)-1] {
+		object, _ = object[name].(map[string]any)
+	}
+	value, found := object[path[len(path)-1]]
+	if !found || value == nil {
+		return ""
+	}
+	b, err := json.Marshal(value)
+	if err != nil {
+		return "?"
+	}
+	if len(b) > maxWritten {
+		return strings.ToValidUTF8(string(b[:maxWritten]), "") + "..."
+	}
+	return string(b)
 }

@@ -27,6 +27,9 @@ func (p *Intentions) gatherAsks() {
 	for i := range p.rules {
 		r := &p.rules[i]
 		for _, permission := range r.HTTP {
+			if permission.Token != "" {
+				p.addAsk(namedBy(r.destination), match.Ask{Provider: permission.Token, Enforced: !r.shadow})
+			}
 			for _, c := range permission.Claims {
 				p.addAsk(namedBy(r.destination), match.Ask{Provider: c.Provider, Enforced: !r.shadow})
 			}

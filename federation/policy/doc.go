@@ -33,6 +33,9 @@
 // intention in the order above is asked. What is unclear about a request never helps it: an allow wants every value of a field to
 // pass, a deny is content with one. Where nobody looks into the requests, such an allow allows nothing and such a deny denies all.
 //
+// A block may hold an expression besides; see package when. Where it cannot be evaluated, as when it asks for a claim that is not there,
+// the block allows nothing, and denies.
+//
 // An intention in shadow mode decides nothing. When it would have turned the answer round, the decision says so.
 //
 // An intention that cannot be understood denies every call: it may have been a deny, and leaving it out would open what it

@@ -2,6 +2,8 @@ package policy
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -37,7 +39,8 @@ func (p *Intentions) explain(src spiffeid.ID, assurance federation.Assurance, to
 	if refusal != nil {
 		return decision
 	}
-	decided := p.find(caller, callee, assurance, what)
+	what.src, what.caller, what.callee = src, caller, callee
+	decided := p.find(assurance, &what)
 	for i := range p.rules {
 		r := &p.rules[i]
 		if !meansName(r.destination, dst) {
@@ -47,11 +50,22 @@ func (p *Intentions) explain(src spiffeid.ID, assurance federation.Assurance, to
 		inDestination := r.destination.Matches(p.here, dstRegion, dst)
 		bySource := r.source.Matches(p.here, caller.region, caller.service)
 		m.Matches = inDestination && bySource
+		var conditions string
+		if m.Matches {
+			m.Claims, conditions = r.claims(&what), r.conditions(&what)
+		}
 		switch {
 		case m.Decided:
-			m.Reason = decision.Reason
-		case m.Matches && !r.applies(assurance, what):
-			m.Reason = r.silent(what)
+			if conditions != "" {
+				decision.Reason += ", as " + conditions
+			}
+			m.Reason = decision.Reason + byClaims(m.Claims)
+		case m.Matches && !r.applies(assurance, &what) && !r.shadow && conditions != "":
+			m.Reason = "source, destination and request match, but " + conditions
+		case m.Matches && !r.applies(assurance, &what) && !r.shadow && len(m.Claims) > 0:
+			m.Reason = r.lacks(m.Claims)
+		case m.Matches && !r.applies(assurance, &what):
+			m.Reason = r.silent(&what)
 		case m.Matches:
 			m.Reason = outranked(decided, r)
 		case !inDestination:
@@ -67,9 +81,11 @@ func (p *Intentions) explain(src spiffeid.ID, assurance federation.Assurance, to
 }
 
 // silent says why r, whose patterns match, has no say.
-func (r *rule) silent(what question) string {
+func (r *rule) silent(what *question) string {
+	enforced := *what
+	enforced.shadow = true
 	switch {
-	case r.shadow && r.applies(r.require, question{request: what.request, any: what.any, shadow: true}):
+	case r.shadow && r.applies(r.require, &enforced):
 		return "matches, but is in shadow mode: it decides nothing"
 	case r.shadow, what.request != nil:
 		return "source and destination match, the request does not"
@@ -77,6 +93,59 @@ func (r *rule) silent(what question) string {
 		return "denies certain requests: what it says is known when one comes"
 	}
 	return "allows certain requests, and those of a service that does not speak HTTP cannot be told apart"
+}
+
+// claims returns what r asks of the tokens of a request that it means but for them: of its permissions, the first that passes, or else the
+// first that only a token is missing for.
+func (r *rule) claims(what *question) (first []match.Claim) {
+	if what.request == nil {
+		return nil
+	}
+	for _, m := range r.requests {
+		claims, apart := m.Claims(what.request)
+		switch {
+		case m.Matches(what.request):
+			return claims
+		case apart && first == nil:
+			first = claims
+		}
+	}
+	return first
+}
+
+// byClaims says which claims a decision rests on.
+func byClaims(claims []match.Claim) string {
+	var words []string
+	for _, c := range claims {
+		words = append(words, c.String())
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return ", as the token claims: " + strings.Join(words, ", ")
+}
+
+// lacks says what is missing in a request that r means but for its token.
+func (r *rule) lacks(claims []match.Claim) string {
+	var needs, words []string
+	for _, c := range claims {
+		switch {
+		case c.Passed:
+		case !c.Token && !slices.Contains(needs, c.Provider):
+			needs = append(needs, c.Provider)
+		case c.Token && c.Has == "":
+			words = append(words, fmt.Sprintf("it claims no %s", strings.Join(c.Path, ".")))
+		case c.Token:
+			words = append(words, fmt.Sprintf("it claims %s=%s, not %s", strings.Join(c.Path, "."), c.Has, strings.Join(c.Any, " or ")))
+		}
+	}
+	if len(needs) > 0 && r.Action == federation.Deny {
+		return fmt.Sprintf("denies by what a token of %q claims, and there is none", strings.Join(needs, `", "`))
+	}
+	if len(needs) > 0 {
+		return fmt.Sprintf("source, destination and request match: needs a token of %q", strings.Join(needs, `", "`))
+	}
+	return "source, destination and request match, the token does not: " + strings.Join(words, ", ")
 }
 
 // meansName reports whether p means service in one region or another.

@@ -46,6 +46,9 @@ type Match struct {
 	Matches     bool              `json:"matches"` // its source and its destination mean this call
 	Decided     bool              `json:"decided"` // it is the one that decided
 	Reason      string            `json:"reason"`  // why it decided or did not
+
+	// Claims are what it asks of the tokens of a request that it means but for them.
+	Claims []match.Claim `json:"claims,omitempty"`
 }
 
 // Intentions is a set of intentions, compiled for one region. It is immutable and safe for any number of goroutines; nil
@@ -69,7 +72,7 @@ type rule struct {
 	federation.Intention
 	source, destination federation.Pattern
 	require             federation.Assurance
-	requests            []*match.Matcher // those it speaks of; none: whatever is sent
+	requests            []permission // those it speaks of; none: whatever is sent
 	shadow              bool
 	allow, deny         Decision // deny is also what a caller with too little assurance gets from an allow
 }
@@ -123,7 +126,7 @@ func newRule(here federation.Region, i federation.Intention) (rule, error) {
 	var err error
 	lean := match.Lean(i.Action == federation.Deny)
 	for _, m := range i.HTTP {
-		c, err := match.CompilePermission(m, lean)
+		c, err := compilePermission(m, lean)
 		if err != nil {
 			return rule{}, err
 		}
@@ -246,18 +249,22 @@ type question struct {
 	request *match.Request // nil: a connection
 	any     bool           // of the connection: requests will come, each with a decision of its own
 	shadow  bool           // as if shadow mode were none
+
+	src            spiffeid.ID
+	caller, callee party // resolved
 }
 
 // decide answers for to, of which region and service are given.
 func (p *Intentions) decide(src spiffeid.ID, assurance federation.Assurance, to party, what question) Decision {
-	caller, callee, refusal := p.resolve(src, to.region, to.service)
-	if refusal != nil {
+	var refusal *Decision
+	what.src = src
+	if what.caller, what.callee, refusal = p.resolve(src, to.region, to.service); refusal != nil {
 		return *refusal
 	}
-	d := p.answer(p.find(caller, callee, assurance, what), caller, callee, assurance)
+	d := p.answer(p.find(assurance, &what), what.caller, what.callee, assurance)
 	if p.shadows {
 		what.shadow = true
-		r := p.find(caller, callee, assurance, what)
+		r := p.find(assurance, &what)
 		if r != nil && r.shadow && r.decide(assurance).Allowed != d.Allowed {
 			d.Shadow = r.Name
 		}
@@ -273,15 +280,15 @@ func (p *Intentions) answer(r *rule, caller, callee party, assurance federation.
 }
 
 // applies reports whether r, whose patterns match, has a say.
-func (r *rule) applies(assurance federation.Assurance, what question) bool {
+func (r *rule) applies(assurance federation.Assurance, what *question) bool {
 	switch {
 	case r.shadow && !what.shadow:
 		return false
 	case len(r.requests) == 0:
 		return true
 	case what.request != nil:
-		for _, m := range r.requests {
-			if m.Matches(what.request) {
+		for i := range r.requests {
+			if r.requests[i].passes(what, r.Action) {
 				return true
 			}
 		}
@@ -315,10 +322,10 @@ func (r *rule) decide(assurance federation.Assurance) Decision {
 
 // find returns the rule that decides, or nil. The selectors of each side come in order of specificity and the rules of a table
 // entry in order of precedence, so the first that applies is the answer.
-func (p *Intentions) find(caller, callee party, assurance federation.Assurance, what question) *rule {
+func (p *Intentions) find(assurance federation.Assurance, what *question) *rule {
 	var srcSelectors, dstSelectors [6]selector
-	sources := p.selectors(&srcSelectors, caller)
-	for _, d := range p.selectors(&dstSelectors, callee) {
+	sources := p.selectors(&srcSelectors, &what.caller)
+	for _, d := range p.selectors(&dstSelectors, &what.callee) {
 		bySource := p.table[d]
 		if bySource == nil {
 			continue
@@ -336,7 +343,7 @@ func (p *Intentions) find(caller, callee party, assurance federation.Assurance, 
 
 // selectors returns the selectors of every pattern that could match who, the most specific first: the name, its namespace,
 // everything, each in that region and then in any.
-func (p *Intentions) selectors(into *[6]selector, who party) []selector {
+func (p *Intentions) selectors(into *[6]selector, who *party) []selector {
 	list := into[:0]
 	add := func(name uint32) {
 		list = append(list, newSelector(who.number, name), newSelector(anything, name))

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/match"
 )
 
 const (
@@ -258,17 +259,54 @@ func TestExplainNamesWhatStoodInTheWay(t *testing.T) {
 		Matched: []Match{
 			{"home-only", "deny", "web", "checkout", false, false,
 				`source "web" names no region and so means this one, aws-us-east-1; the call's is gcp-europe-west1: ` +
-					`write "web@gcp-europe-west1" or "web@*"`},
+					`write "web@gcp-europe-west1" or "web@*"`, nil},
 			{"away", "allow", "web@gcp-europe-west1", "checkout@dc-berlin", false, false,
-				`destination "checkout@dc-berlin" means region dc-berlin; the call's is aws-us-east-1`},
+				`destination "checkout@dc-berlin" means region dc-berlin; the call's is aws-us-east-1`, nil},
 			{"others", "allow", "batch@gcp-europe-west1", "checkout", false, false,
-				`source "batch@gcp-europe-west1" does not mean the caller web@gcp-europe-west1`},
+				`source "batch@gcp-europe-west1" does not mean the caller web@gcp-europe-west1`, nil},
 			{"web", "allow", "web@gcp-europe-west1", "checkout", true, true,
-				`intention "web" allows web@gcp-europe-west1 to call checkout@aws-us-east-1`},
-			{"all", "allow", "*@*", "*", true, false, `matches, but the destination "checkout" of intention "web" is more specific`},
+				`intention "web" allows web@gcp-europe-west1 to call checkout@aws-us-east-1`, nil},
+			{"all", "allow", "*@*", "*", true, false, `matches, but the destination "checkout" of intention "web" is more specific`, nil},
 		}}
 	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Errorf("explanation (-want +got):\n%s", diff)
+	}
+}
+
+func TestExplainSaysWhatATokenIsMissing(t *testing.T) {
+	const shop = "shop"
+	admins := allow("admins", "web", shop)
+	admins.HTTP = []federation.Permission{{HTTPMatch: federation.HTTPMatch{PathPrefix: "/admin"}, Claims: []federation.ClaimMatch{
+		{Provider: "idp", Path: []string{"realm", "roles"}, Any: []string{"admin", "owner"}}, {Provider: "idp", Path: []string{"sub"}}}}}
+	guests := deny("guests", "web", "*")
+	guests.HTTP = []federation.Permission{{Claims: []federation.ClaimMatch{{Provider: "idp", Path: []string{"kind"}, Any: []string{"guest"}}}}}
+	p := CompileIntentions(aws, domains(), []federation.Intention{admins, guests})
+	token := func(claims map[string]any) []match.Token { return []match.Token{{Provider: "idp", Claims: claims}} }
+	roles := func(r ...any) map[string]any { return map[string]any{"roles": r} }
+	for _, test := range []struct {
+		path   string
+		tokens []match.Token
+		rule   string
+		first  string // what is said of admins
+		second string // and of guests
+	}{
+		{"/admin", nil, DefaultRule, `source, destination and request match: needs a token of "idp"`,
+			`denies by what a token of "idp" claims, and there is none`},
+		{"/other", token(nil), DefaultRule, "source and destination match, the request does not",
+			"source, destination and request match, the token does not: it claims no kind"},
+		{"/admin", token(map[string]any{"realm": roles("user", "\u001b[2J"), "kind": "guest"}), "guests",
+			"source, destination and request match, the token does not: " +
+				"it claims realm.roles=[\"user\",\"\\u001b[2J\"], not admin or owner, it claims no sub",
+			`intention "guests" denies web@aws-us-east-1 to call *@aws-us-east-1, as the token claims: idp kind=guest`},
+		{"/admin", token(map[string]any{"realm": roles("admin"), "sub": "ann"}), "admins",
+			`intention "admins" allows web@aws-us-east-1 to call shop@aws-us-east-1, as the token claims: idp realm.roles=admin|owner, idp sub`,
+			"source, destination and request match, the token does not: it claims no kind"},
+	} {
+		r := &match.Request{Method: "GET", Path: test.path, Tokens: test.tokens}
+		d := p.ExplainRequest(workload(aws, "web"), federation.AssuranceBinding, aws, name(shop), r)
+		if d.Rule != test.rule || len(d.Matched) != 2 || d.Matched[0].Reason != test.first || d.Matched[1].Reason != test.second {
+			t.Errorf("%s with %v: %+v", test.path, test.tokens, d)
+		}
 	}
 }
 

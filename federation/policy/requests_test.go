@@ -173,6 +173,13 @@ var (
 				{Provider: "idp", Path: []string{"roles"}, Any: []string{"admin"}}, {Provider: "idp", Path: []string{"realm", "level"}, Any: []string{"1", "2"}},
 				{Provider: "other", Path: []string{"roles"}}}), 1, 2).Draw(t, "claim")
 		}
+		if rapid.IntRange(0, 2).Draw(t, "expression") == 0 {
+			w := rapid.SampledFrom(whens).Draw(t, "when")
+			p.When = w.text
+			if strings.Contains(w.text, "token.") {
+				p.Token = rapid.SampledFrom([]string{"idp", "other"}).Draw(t, "token")
+			}
+		}
 		return p
 	})
 	someTokens = rapid.SampledFrom([][]match.Token{nil, nil, {{Provider: "idp", Claims: map[string]any{"roles": []any{"user", "admin"}}}},
@@ -242,8 +249,8 @@ func TestRequestsAgreeWithOracle(t *testing.T) {
 						for _, a := range []federation.Assurance{federation.AssuranceBinding, federation.AssuranceMTLS} {
 							for _, r := range requests {
 								questions++
-								allowed, rule := firstOf(rules, a, r, false)
-								wouldBe, shadow := firstOf(rules, a, r, true)
+								allowed, rule := firstOf(rules, a, r, s, false)
+								wouldBe, shadow := firstOf(rules, a, r, s, true)
 								if wouldBe == allowed {
 									shadow = ""
 								}
@@ -288,13 +295,14 @@ func inOrder(list []federation.Intention, from federation.Region, s federation.S
 }
 
 // firstOf returns what the first of rules says that applies to r, and its name.
-func firstOf(rules []federation.Intention, a federation.Assurance, r *match.Request, shadow bool) (bool, string) {
+func firstOf(rules []federation.Intention, a federation.Assurance, r *match.Request, caller string, shadow bool) (bool, string) {
 	for _, i := range rules {
 		if i.Mode == federation.Shadow && !shadow {
 			continue
 		}
 		if len(i.HTTP) > 0 && !slices.ContainsFunc(i.HTTP, func(p federation.Permission) bool {
-			return naive(p.HTTPMatch, r, i.Action == federation.Deny) && !slices.ContainsFunc(p.Claims, func(c federation.ClaimMatch) bool { return !claimed(c, r) })
+			return naive(p.HTTPMatch, r, i.Action == federation.Deny) && holds(p, r, caller, i.Action == federation.Deny) &&
+				!slices.ContainsFunc(p.Claims, func(c federation.ClaimMatch) bool { return !claimed(c, r) })
 		}) {
 			continue
 		}

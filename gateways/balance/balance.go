@@ -35,6 +35,7 @@ type Endpoint struct {
 type Member struct {
 	Endpoint Endpoint
 	Weight   uint16
+	Name     string // how it is called in logs; the Balancer does nothing with it
 }
 
 // Target is a service as one snapshot shows it. Slot i of Lane is the health of Members[i]; without a lane nobody

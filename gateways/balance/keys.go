@@ -69,6 +69,12 @@ func (p *Pool) PickFor(key uint64, tried []int, mode Mode) (Lease, bool) {
 // Key returns a key for PickFor that leads to the lease's member itself for as long as the service has it, also when others come.
 func (l Lease) Key() uint64 { return Key(string(l.Endpoint().Instance)) }
 
+// Index returns the place of the member whose lease has key, which is not to be asked again: see Pick's tried.
+func (p *Pool) Index(key uint64) (int, bool) {
+	i := slices.IndexFunc(p.members, func(m member) bool { return Key(string(m.Endpoint.Instance)) == key })
+	return i, i >= 0
+}
+
 // find returns the member for key that is admitted and not in tried, or -1.
 func (p *Pool) find(now int64, key uint64, tried []int, mode Mode) int {
 	if i, found := p.keys.own[key]; found && p.free(now, int(i), tried, mode) {

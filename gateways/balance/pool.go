@@ -251,6 +251,9 @@ func (l Lease) Index() int { return l.index }
 // Endpoint is what was chosen.
 func (l Lease) Endpoint() Endpoint { return l.pool.members[l.index].Endpoint }
 
+// Name is what its Member was called.
+func (l Lease) Name() string { return l.pool.members[l.index].Name }
+
 // Connected records that the endpoint accepted a connection, or sent the head of its response, took after it was asked.
 func (l Lease) Connected(took time.Duration) {
 	s := l.pool.members[l.index].state

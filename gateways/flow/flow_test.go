@@ -3,6 +3,7 @@ package flow
 import (
 	"bytes"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -60,6 +61,11 @@ func drawOpen(t *rapid.T) Open {
 		Instance:  rapid.StringN(0, -1, maxKey).Draw(t, "instance"),
 	}
 	copy(o.ID[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id"))
+	o.Copied = rapid.Bool().Draw(t, "copied")
+	if n := rapid.SampledFrom([]int{0, 4, 16}).Draw(t, "family"); n > 0 {
+		client, _ := netip.AddrFromSlice(rapid.SliceOfN(rapid.Byte(), n, n).Draw(t, "client"))
+		o.Client = netip.AddrPortFrom(client.Unmap(), rapid.Uint16().Draw(t, "port"))
+	}
 	return o
 }
 

@@ -2,6 +2,7 @@ package flow
 
 import (
 	"encoding/binary"
+	"net/netip"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -14,6 +15,10 @@ type Open struct {
 	Service   string      // "namespace/name" in the answering region, at most 127 octets
 	Instance  string      // key of the instance that is asked for, at most 128 octets; empty: the answerer chooses
 	Copied    bool        // this may come by a copy too, before or after its carrier
+
+	// Client is who calls from outside the mesh, as the opener's listener knows it, for services that want to be told; zero: unknown. The
+	// port may be 0, for unknown.
+	Client netip.AddrPort
 }
 
 // The fields of OPEN's body, each one octet of tag, a varint length, and the value; in ascending order, each at most once.
@@ -25,6 +30,7 @@ const (
 	tagService   = 4
 	tagInstance  = 5
 	tagCopied    = 6
+	tagClient    = 7
 	tagCritical  = 128
 
 	maxSource  = 2048 // SPIFFE-ID specification, section 2.3
@@ -52,6 +58,11 @@ func (o Open) appendBody(b []byte) ([]byte, error) {
 	}
 	if o.Copied {
 		b = append(b, tagCopied, 0)
+	}
+	if o.Client.IsValid() {
+		address := o.Client.Addr().Unmap().WithZone("").AsSlice()
+		b = append(append(b, tagClient, byte(len(address)+2)), address...)
+		b = binary.BigEndian.AppendUint16(b, o.Client.Port())
 	}
 	return b, nil
 }
@@ -124,6 +135,12 @@ func (o *Open) setField(tag int, value []byte) error {
 			return violation("OPEN with a flag of %d octets", len(value))
 		}
 		o.Copied = true
+	case tagClient:
+		address, ok := netip.AddrFromSlice(value[:max(len(value)-2, 0)])
+		if !ok || address.Is4In6() {
+			return violation("OPEN with a client of %d octets", len(value))
+		}
+		o.Client = netip.AddrPortFrom(address, binary.BigEndian.Uint16(value[len(value)-2:]))
 	default:
 		if tag >= tagCritical {
 			return violation("OPEN with field %d, which must be understood and is not", tag)

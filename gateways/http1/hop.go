@@ -35,7 +35,11 @@ func notInTrailer(name string) bool {
 func StripHopByHop(h http.Header, upgrade bool) error {
 	for _, value := range h["Connection"] {
 		for token := range strings.SplitSeq(value, ",") {
-			name := http.CanonicalHeaderKey(strings.Trim(token, " \t"))
+			token = strings.Trim(token, " \t")
+			if equalFold(token, "keep-alive") { // most often; it goes anyway
+				continue
+			}
+			name := http.CanonicalHeaderKey(token)
 			switch {
 			case endToEnd(name):
 				return bad("connection-names-protected")

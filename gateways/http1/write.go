@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -37,11 +38,14 @@ func ResponseFraming(r *http.Response) Framing {
 
 func broken(reason string) error { return &Error{500, reason} }
 
-// AppendRequest appends the head of r to dst: Method, RequestURI, Host, ContentLength, the names of Trailer, Close and Header. The
-// error is an *Error with status 500 when r is one that a Reader would not accept, or Header holds what this package writes
-// (Connection, see StripHopByHop, Host, Content-Length, Transfer-Encoding, Trailer). Close was read about another connection: a
-// gateway sets it anew.
-func AppendRequest(dst []byte, r *http.Request) ([]byte, error) {
+// Field is one field of a head. Its name is in canonical form.
+type Field struct{ Name, Value string }
+
+// AppendRequest appends the head of r to dst: Method, RequestURI, Host, ContentLength, the names of Trailer, Close, Header, and the fields
+// of more, which Header does not have. The error is an *Error with status 500 when r is one that a Reader would not accept, or Header holds
+// what this package writes (Connection, see StripHopByHop, Host, Content-Length, Transfer-Encoding, Trailer). Close was read about another
+// connection: a gateway sets it anew.
+func AppendRequest(dst []byte, r *http.Request, more ...Field) ([]byte, error) {
 	start := len(dst)
 	if !isToken(r.Method) {
 		return dst, broken("method")
@@ -70,6 +74,17 @@ func AppendRequest(dst []byte, r *http.Request) ([]byte, error) {
 	var trailer http.Header
 	if r.ContentLength < 0 {
 		trailer = r.Trailer
+	}
+	for _, f := range more {
+		switch {
+		case len(r.Header[f.Name]) > 0:
+			return dst[:start], broken("field-twice")
+		case isOwn(f.Name):
+			return dst[:start], broken("field-not-stripped")
+		}
+		if dst, err = appendField(dst, f.Name, []string{f.Value}); err != nil {
+			return dst[:start], err
+		}
 	}
 	if dst, err = appendHeader(dst, r.Header, trailer, connectionOf(r.Close, false)); err != nil {
 		return dst[:start], err
@@ -135,8 +150,7 @@ func AppendResponse(dst []byte, r *http.Response) ([]byte, error) {
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
 	}
 	if r.StatusCode >= 200 && len(r.Header["Date"]) == 0 {
-		dst = append(dst, "Date: "...)
-		dst = append(time.Now().UTC().AppendFormat(dst, http.TimeFormat), "\r\n"...)
+		dst = append(append(append(dst, "Date: "...), dateOf(time.Now())...), "\r\n"...)
 	}
 	connection := connectionOf(r.Close || framing == UntilClose, old)
 	dst, err := appendHeader(dst, r.Header, trailer, connection)
@@ -144,6 +158,24 @@ func AppendResponse(dst []byte, r *http.Response) ([]byte, error) {
 		return dst[:start], err
 	}
 	return dst, nil
+}
+
+// dated is a Date for the second it was made in: to write one costs as much as the rest of a short head.
+type dated struct {
+	second int64
+	text   string
+}
+
+var lastDate atomic.Pointer[dated]
+
+// dateOf is now as Date has it (RFC 9110 5.6.7).
+func dateOf(now time.Time) string {
+	d := lastDate.Load()
+	if second := now.Unix(); d == nil || d.second != second {
+		d = &dated{second, now.UTC().Format(http.TimeFormat)}
+		lastDate.Store(d)
+	}
+	return d.text
 }
 
 func appendLength(dst []byte, n int64) []byte {
@@ -161,11 +193,19 @@ func connectionOf(closes, old bool) string {
 	return ""
 }
 
+// isOwn reports whether a field is written by this package, or not at all.
+func isOwn(name string) bool {
+	switch name {
+	case "Connection", "Host", "Content-Length", "Transfer-Encoding", "Trailer", "Keep-Alive", "Proxy-Connection":
+		return true
+	}
+	return false
+}
+
 // appendHeader appends the fields, those that belong to the connection, and the empty line.
 func appendHeader(dst []byte, h, trailer http.Header, connection string) ([]byte, error) {
 	for name, values := range h {
-		switch name {
-		case "Connection", "Host", "Content-Length", "Transfer-Encoding", "Trailer", "Keep-Alive", "Proxy-Connection":
+		if isOwn(name) {
 			return dst, broken("field-not-stripped")
 		}
 		var err error

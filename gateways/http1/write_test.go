@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 )
 
 func TestWritingRefusesWhatReadingWould(t *testing.T) {
@@ -50,6 +51,37 @@ func TestWritingRefusesWhatReadingWould(t *testing.T) {
 		{StatusCode: 200, Header: http.Header{"A": {"\n"}}}, {StatusCode: 103, Request: &http.Request{ProtoMajor: 1}}} {
 		if out, err := AppendResponse([]byte("x"), resp); err == nil || string(out) != "x" {
 			t.Errorf("%q %v", out, err)
+		}
+	}
+}
+
+func TestFieldsAreAdded(t *testing.T) {
+	req, _, err := readAll("GET /a HTTP/1.1\r\nHost: b\r\nC: d\r\n\r\n", Rules{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := AppendRequest([]byte("x"), req, Field{"X-E", "f"}, Field{"X-G", ""})
+	if want := "xGET /a HTTP/1.1\r\nHost: b\r\nX-E: f\r\nX-G: \r\nC: d\r\n\r\n"; string(got) != want || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if len(req.Header) != 1 {
+		t.Error("the request has changed:", req.Header)
+	}
+	for reason, f := range map[string]Field{"field-twice": {"C", "e"}, "field-name": {"x-e", "f"}, "field-value": {"X-E", "f\r\nG: h"},
+		"field-not-stripped": {"Connection", "close"}} {
+		var refused *Error
+		if got, err = AppendRequest([]byte("x"), req, f); !errors.As(err, &refused) || refused.Reason != reason || string(got) != "x" {
+			t.Errorf("%s: %q, %v", reason, got, err)
+		}
+	}
+}
+
+func TestDateIsThatOfTheSecond(t *testing.T) {
+	begin := time.Date(2024, 2, 29, 23, 59, 58, 0, time.FixedZone("", 3600))
+	for _, after := range []time.Duration{0, time.Millisecond, time.Second, 999 * time.Millisecond, 2 * time.Second, 0, 24 * time.Hour} {
+		at := begin.Add(after)
+		if got, want := dateOf(at), at.UTC().Format(http.TimeFormat); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

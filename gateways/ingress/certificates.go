@@ -27,6 +27,7 @@ const (
 type index struct {
 	exact    map[string][]*tls.Certificate
 	wildcard map[string][]*tls.Certificate // of "*.example.com": example.com
+	ordered  map[string]*tls.Certificate   // from an authority, where no file has one
 }
 
 // find returns a certificate for the name that is asked for, one that the caller understands if there is such, or nil.
@@ -52,7 +53,13 @@ func (x *index) of(name string) []*tls.Certificate {
 		return list
 	}
 	_, parent, _ := strings.Cut(name, ".")
-	return x.wildcard[parent]
+	if list := x.wildcard[parent]; len(list) > 0 {
+		return list
+	}
+	if c := x.ordered[name]; c != nil {
+		return []*tls.Certificate{c}
+	}
+	return nil
 }
 
 // covers reports whether there is a certificate for a host of an ingress: for its name, or for every name right below it.
@@ -63,8 +70,8 @@ func (x *index) covers(host string) bool {
 	return len(x.of(host)) > 0
 }
 
-// newIndex is the index of the certificates of sources, those that end last first.
-func newIndex(sources []*source) *index {
+// newIndex is the index of the certificates of sources, those that end last first, and of what was ordered.
+func newIndex(sources []*source, ordered map[string]*tls.Certificate) *index {
 	var all []*tls.Certificate
 	for _, s := range sources {
 		for _, path := range slices.Sorted(maps.Keys(s.pairs)) {
@@ -74,7 +81,7 @@ func newIndex(sources []*source) *index {
 		}
 	}
 	slices.SortStableFunc(all, func(a, b *tls.Certificate) int { return b.Leaf.NotAfter.Compare(a.Leaf.NotAfter) })
-	x := &index{exact: map[string][]*tls.Certificate{}, wildcard: map[string][]*tls.Certificate{}}
+	x := &index{exact: map[string][]*tls.Certificate{}, wildcard: map[string][]*tls.Certificate{}, ordered: ordered}
 	for _, c := range all {
 		for _, name := range c.Leaf.DNSNames {
 			name = strings.ToLower(name)

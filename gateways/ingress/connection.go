@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/mholt/acmez/v3"
+
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/federation/match"
 	"github.com/tradewind-mesh/tradewind/gateways/http1"
@@ -21,6 +23,7 @@ type visit struct {
 	table    *table // when it came; what it asks later is asked of the newest
 	start    time.Time
 	peer     netip.Addr // who sends, by the socket or by a PROXY header that is believed
+	port     uint16     // of peer
 	name     string     // asked for in the TLS handshake, in small letters
 	secure   bool
 	counted  bool // among those of peer
@@ -30,6 +33,9 @@ type visit struct {
 func (l *listener) serve(ctx context.Context, c mesh.Conn) {
 	t := l.table.Load()
 	v := &visit{listener: l, table: t, start: time.Now(), peer: addrOf(c.RemoteAddr())}
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		v.port = a.AddrPort().Port()
+	}
 	end := func() {
 		if v.counted {
 			l.clients.leave(v.peer)
@@ -59,6 +65,9 @@ func (l *listener) serve(ctx context.Context, c mesh.Conn) {
 		_ = c.SetDeadline(time.Time{})
 		to, _ := t.passes(v.name)
 		l.server.cfg.Mesh.Connect(ctx, c, first, v.entry(to), end)
+	case errors.Is(err, errProved):
+		_ = secured.Close()
+		end()
 	case err != nil:
 		l.server.metrics.refused(t.spec.Name, refusedTLS)
 		l.server.cfg.Mesh.Reject(v.entry(federation.ServiceRef{}), v.start, 0, "TLS handshake: "+err.Error())
@@ -82,7 +91,7 @@ func (v *visit) admit(c net.Conn) (reason string, err error) {
 			return refusedProxy, err
 		}
 		if client.IsValid() {
-			v.peer, trusted = client.Addr(), spec.Trusts(client.Addr())
+			v.peer, v.port, trusted = client.Addr(), client.Port(), spec.Trusts(client.Addr())
 		}
 	}
 	// A proxy speaks for many: it is bounded by the listener alone.
@@ -114,6 +123,9 @@ func (v *visit) handshake(ctx context.Context, c mesh.Conn) (secured *tls.Conn, 
 	secured = tls.Server(c, v.table.tls)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		return nil, nil, err
+	}
+	if secured.ConnectionState().NegotiatedProtocol == acmez.ACMETLS1Protocol {
+		return secured, nil, errProved
 	}
 	v.name = match.Host(secured.ConnectionState().ServerName)
 	return secured, nil, nil
@@ -192,7 +204,7 @@ func (v *visit) server() *l7.Server {
 // entry is how v comes into the mesh.
 func (v *visit) entry(to federation.ServiceRef) mesh.Entry {
 	spec := &v.listener.table.Load().spec
-	return mesh.Entry{Listener: spec.Name, Identity: spec.Identity, To: to, Client: v.peer}
+	return mesh.Entry{Listener: spec.Name, Identity: spec.Identity, To: to, Client: v.peer, Port: v.port}
 }
 
 func addrOf(a net.Addr) netip.Addr {

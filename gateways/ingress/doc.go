@@ -10,6 +10,8 @@
 //     a trusted proxy.
 //   - Whatever a caller sends, or does not send, costs a bounded amount: connections in all and of one address, ten seconds for
 //     what comes before the first request, bounds on head and body, and on how slowly a body may come.
+//   - A client's rate, and a token that a host requires, are asked before anything of the mesh is. What an instance says about other
+//     origins (CORS) never widens what the host allows.
 //   - A change of an ingress or of its certificates breaks no connection: the next one, and the next request, see it.
 package ingress
 

@@ -50,24 +50,32 @@ func (n *names[T]) find(host string) (what T, found bool) {
 type host struct {
 	federation.IngressHost                       // paths from the longest to the shortest
 	through                federation.ServiceRef // zero: looked into
+
+	rates []rate
+	cors  *cors
+	pages map[int]page
 }
 
 // table is an ingress, ready to be asked. It is immutable but for its certificates.
 type table struct {
-	spec  federation.Ingress
-	hosts names[*host]
-	tls   *tls.Config
-	tls3  *tls.Config // for HTTP/3
-	index atomic.Pointer[index]
+	spec   federation.Ingress
+	hosts  names[*host]
+	tls    *tls.Config
+	proves map[string]bool // names that an authority has proved here
+	tls3   *tls.Config     // for HTTP/3
+	index  atomic.Pointer[index]
+	rates  []rate // of all requests
+	pages  map[int]page
 }
 
-func newTable(g federation.Ingress) *table {
-	t := &table{spec: g}
+// newTable prepares g. files are those of error pages.
+func newTable(g federation.Ingress, files map[string]*pageFile) *table {
+	t := &table{spec: g, rates: newRates("", g.RateLimits), pages: newPages(g.ErrorPages, files)}
 	t.index.Store(&index{})
 	for _, h := range g.Hosts {
 		h.Paths = slices.Clone(h.Paths)
 		slices.SortStableFunc(h.Paths, func(a, b federation.IngressPath) int { return cmp.Compare(len(b.Prefix), len(a.Prefix)) })
-		t.hosts.add(h.Name, &host{IngressHost: h})
+		t.hosts.add(h.Name, &host{IngressHost: h, rates: newRates(h.Name, h.RateLimits), cors: newCORS(h.CORS), pages: newPages(h.ErrorPages, files)})
 	}
 	for _, p := range g.Passthrough {
 		t.hosts.add(p.Name, &host{through: p.Service})
@@ -81,13 +89,19 @@ func newTable(g federation.Ingress) *table {
 	if g.TCP.Service.IsZero() {
 		t.tls.NextProtos = []string{"h2", "http/1.1"}
 	}
+	if _, names := g.ACME(); len(names) > 0 {
+		t.proves = map[string]bool{}
+		for _, name := range names {
+			t.proves[name] = true
+		}
+		t.tls.GetConfigForClient = t.proving
+	}
 	return t
 }
 
-// service returns where a request goes.
-func (t *table) service(name, path string) (federation.ServiceRef, bool) {
-	h, found := t.hosts.find(name)
-	if !found {
+// service returns where a request for h goes; nil: nowhere.
+func (h *host) service(path string) (federation.ServiceRef, bool) {
+	if h == nil {
 		return federation.ServiceRef{}, false
 	}
 	for _, p := range h.Paths {

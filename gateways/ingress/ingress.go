@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +21,7 @@ import (
 // Config is what a Server needs. Mesh is required.
 type Config struct {
 	Mesh    *mesh.Mesh
+	Dir     string // for certificates that are ordered by ACME, and the keys of accounts; "": none are
 	Metrics prometheus.Registerer
 	Log     *slog.Logger
 }
@@ -36,11 +38,15 @@ type Server struct {
 	retired  []*listener          // no longer bound, with connections left
 	problems map[string]*federation.Diagnostic
 	sources  map[federation.IngressTLS]*source
+	pages    map[string]*pageFile // by path
+	orders   *orders
 	warned   map[string]bool // of certificates, by the text
 	start    func(*listener) // begins to serve; nil until Run and after it
 	closed   bool
 
-	serving sync.WaitGroup // listeners and connections
+	serving     sync.WaitGroup // listeners and connections
+	compressing atomic.Int64   // responses
+	epoch       time.Time      // of the clock of rates
 }
 
 // New returns a Server that listens nowhere yet.
@@ -48,8 +54,11 @@ func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), bound: map[string]*listener{},
-		problems: map[string]*federation.Diagnostic{}, sources: map[federation.IngressTLS]*source{}, warned: map[string]bool{}}
+	s := &Server{epoch: time.Now(), cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), bound: map[string]*listener{},
+		problems: map[string]*federation.Diagnostic{}, sources: map[federation.IngressTLS]*source{}, warned: map[string]bool{},
+		orders: newOrders(cfg.Dir, cfg.Log)}
+	s.orders.way, s.orders.changed = s.wayOf, s.reindex
+	return s
 }
 
 // Run serves until ctx ends, then closes what is still open and returns nil once all of it has ended.
@@ -59,10 +68,16 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, l := range s.bound {
 		s.start(l)
 	}
+	s.orders.run(func(e *order) {
+		ctx, stop := context.WithCancel(ctx)
+		e.stop = stop
+		s.serving.Go(func() { s.orders.keep(ctx, e) })
+	})
 	s.mu.Unlock()
 	s.watch(ctx)
 	s.stop(func(l *listener) { l.close() })
 	s.serving.Wait()
+	s.orders.vault.close()
 	return nil
 }
 
@@ -99,6 +114,8 @@ func (s *Server) Apply(wanted []federation.Ingress) []*federation.Diagnostic {
 	s.wanted = slices.Clone(wanted)
 	slices.SortFunc(s.wanted, func(a, b federation.Ingress) int { return strings.Compare(a.Name, b.Name) })
 	s.adoptSources()
+	s.adoptPages()
+	s.orders.want(s.wantedOrders())
 	s.reconcile()
 	var list []*federation.Diagnostic
 	for i := range s.wanted {
@@ -112,6 +129,9 @@ func (s *Server) adoptSources() {
 	keep := map[federation.IngressTLS]*source{}
 	for i := range s.wanted {
 		for _, spec := range s.wanted[i].TLS {
+			if spec.ACME != nil {
+				continue
+			}
 			if keep[spec] = s.sources[spec]; keep[spec] == nil {
 				keep[spec] = &source{spec: spec, pairs: map[string]*pair{}}
 				keep[spec].look()
@@ -125,7 +145,9 @@ func (s *Server) adoptSources() {
 func (s *Server) sourcesOf(g *federation.Ingress) []*source {
 	list := make([]*source, 0, len(g.TLS))
 	for _, spec := range g.TLS {
-		list = append(list, s.sources[spec])
+		if from := s.sources[spec]; from != nil { // none of those that are ordered
+			list = append(list, from)
+		}
 	}
 	return list
 }
@@ -138,10 +160,14 @@ func (s *Server) look() {
 	for _, from := range s.sources {
 		changed = from.look() || changed
 	}
+	for _, f := range s.pages {
+		f.look()
+	}
 	if changed {
+		s.orders.want(s.wantedOrders())
 		for _, l := range s.bound {
 			t := l.table.Load()
-			t.index.Store(newIndex(s.sourcesOf(&t.spec)))
+			t.index.Store(s.indexOf(&t.spec))
 		}
 		s.log.Info("certificates read")
 	}
@@ -230,10 +256,13 @@ func (s *Server) place(g *federation.Ingress, keep map[string]bool) *federation.
 func (s *Server) adopt(l *listener, g *federation.Ingress) { l.table.Store(s.tableOf(g)) }
 
 func (s *Server) tableOf(g *federation.Ingress) *table {
-	t := newTable(*g)
-	t.index.Store(newIndex(s.sourcesOf(g)))
+	t := newTable(*g, s.pages)
+	t.index.Store(s.indexOf(g))
 	return t
 }
+
+// since is the clock of rates.
+func (s *Server) since() time.Duration { return time.Since(s.epoch) }
 
 // addressOf is g's address; two that let the system choose a port do not share it.
 func addressOf(g *federation.Ingress) string {
@@ -249,6 +278,8 @@ type Status struct {
 	Address     net.Addr // where it listens now; nil: nowhere
 	Connections int      // open now
 	Problems    []*federation.Diagnostic
+
+	Certificates []Certificate
 }
 
 // Status returns the state of every ingress, in order of name.
@@ -258,7 +289,7 @@ func (s *Server) Status() []Status {
 	var all []Status
 	for i := range s.wanted {
 		g := &s.wanted[i]
-		status := Status{Ingress: *g, Problems: s.problemsOf(g)}
+		status := Status{Ingress: *g, Problems: s.problemsOf(g), Certificates: s.certificatesOf(g)}
 		for _, l := range s.bound {
 			if l.table.Load().spec.Name == g.Name {
 				status.Address, status.Connections = l.tcp.Addr(), int(l.open.Load())
@@ -275,16 +306,17 @@ func (s *Server) problemsOf(g *federation.Ingress) []*federation.Diagnostic {
 	if d := s.problems[g.Name]; d != nil {
 		list = append(list, d)
 	}
-	sources := s.sourcesOf(g)
-	for _, from := range sources {
-		list = append(list, from.problems(g, time.Now())...)
-	}
-	if len(sources) == 0 {
+	list = append(list, s.pageProblems(g)...)
+	if len(g.TLS) == 0 {
 		return list
 	}
-	x := newIndex(sources)
+	for _, from := range s.sourcesOf(g) {
+		list = append(list, from.problems(g, time.Now())...)
+	}
+	list = append(list, s.orders.problems(g, time.Now())...)
+	x := s.indexOf(g)
 	for _, h := range g.Hosts {
-		if !x.covers(h.Name) {
+		if !x.covers(h.Name) && !isOrdered(g, h.Name) {
 			list = append(list, &federation.Diagnostic{Code: federation.CodeIngressNoName,
 				What: fmt.Sprintf("ingress %q has no certificate for host %q", g.Name, h.Name),
 				Fix:  "add a certificate for it to the files of a tls block"})

@@ -333,6 +333,46 @@ func TestLimits(t *testing.T) {
 	eventually(t, func() bool { return once(at) == 200 })
 }
 
+// TestLimitsHoldInEveryVersion: what HTTP/1.1 refuses, HTTP/2 and HTTP/3 do not let in either.
+func TestLimitsHoldInEveryVersion(t *testing.T) {
+	e := newEdge(t)
+	e.serve("sink", federation.ProtocolHTTP, sink(t))
+	at := e.listen(federation.Ingress{TLS: e.tls("a", "a.example.com"), HTTP3: true, MaxBody: 64 << 10, MaxHeader: 4 << 10,
+		Hosts: []federation.IngressHost{{Name: "a.example.com", Service: ref("sink")}}})
+	for _, c := range []*http.Client{e.client(at, false), e.client(at, true), e.client3(at)} {
+		post := func(size, head int, announced bool) (int, error) {
+			var body io.Reader = strings.NewReader(strings.Repeat("x", size))
+			if !announced {
+				body = struct{ io.Reader }{body}
+			}
+			r, err := http.NewRequest(http.MethodPost, "https://a.example.com/", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("A", strings.Repeat("x", head))
+			res, err := c.Do(r)
+			if err != nil {
+				return 0, err
+			}
+			_ = res.Body.Close()
+			return res.StatusCode, nil
+		}
+		for _, announced := range []bool{false, true} {
+			for size, want := range map[int]int{64 << 10: 200, 64<<10 + 1: 413} {
+				if status, err := post(size, 1, announced); status != want {
+					t.Errorf("a body of %d octets, announced=%v: %d %v, want %d", size, announced, status, err, want)
+				}
+			}
+		}
+		if status, err := post(1, 3<<10, true); status != 200 {
+			t.Errorf("a head as large as is allowed: %d %v", status, err)
+		}
+		if status, err := post(1, 64<<10, true); err == nil && status != 431 {
+			t.Errorf("a large head: %d", status)
+		}
+	}
+}
+
 // once makes a small request on a connection of its own; 0: it was not let in.
 func once(at string) int {
 	c, err := net.Dial("tcp", at)

@@ -2,7 +2,9 @@ package ingress
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
+	"crypto/rand"
 	"io"
 	"net"
 	"net/http"
@@ -10,8 +12,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/l7"
@@ -31,7 +36,7 @@ func slow(t *testing.T, g federation.Ingress, send string, handle func(*l7.Excha
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Config{Mesh: mesh.New(mesh.Config{Region: "aws", Table: route.NewTable()})})
 		l := newListener(s, nil)
-		table := newTable(g)
+		table := newTable(g, nil)
 		l.table.Store(table)
 		here, there := net.Pipe()
 		begun := time.Now()
@@ -94,7 +99,7 @@ func TestABodyMustComeOn(t *testing.T) {
 	g := federation.Ingress{Hosts: []federation.IngressHost{{Name: "a.example.com"}}}
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Config{Mesh: mesh.New(mesh.Config{Region: "aws", Table: route.NewTable()})})
-		l, table := newListener(s, nil), newTable(g)
+		l, table := newListener(s, nil), newTable(g, nil)
 		l.table.Store(table)
 		for _, c := range []struct {
 			length string
@@ -136,6 +141,110 @@ func TestABodyMustComeOn(t *testing.T) {
 			_ = here.Close()
 			<-ended
 			sending.Wait()
+		}
+	})
+}
+
+// TestWhoDoesNotReadIsCutOff: a response that nobody takes does not hold a connection for ever, compressed or not.
+func TestWhoDoesNotReadIsCutOff(t *testing.T) {
+	for _, coding := range []string{"", "gzip"} {
+		g := federation.Ingress{Hosts: []federation.IngressHost{{Name: "a.example.com", Compress: []string{"gzip"}}}}
+		synctest.Test(t, func(t *testing.T) {
+			s := New(Config{Mesh: mesh.New(mesh.Config{Region: "aws", Table: route.NewTable()})})
+			l, table := newListener(s, nil), newTable(g, nil)
+			l.table.Store(table)
+			server := (&visit{listener: l, table: table}).server()
+			var failure error
+			server.Handle = func(x *l7.Exchange) {
+				x.Edit = func(res *http.Response) { s.compress(res, coding != "") }
+				_, failure = x.Respond(&http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/plain"}}, ContentLength: -1,
+					Body: io.NopCloser(rand.Reader)})
+			}
+			here, there := net.Pipe()
+			begun, ended := time.Now(), make(chan struct{})
+			go func() { server.NewSession(pipe{there}).Run(t.Context()); close(ended) }()
+			if _, err := io.WriteString(here, "GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n"); err != nil {
+				t.Error(err)
+			}
+			_, _ = io.ReadFull(here, make([]byte, 10<<10))
+			<-ended
+			if after := time.Since(begun); failure == nil || after > idleTimeout+time.Second || s.compressing.Load() != 0 {
+				t.Errorf("%q: %v after %v, %d responses being compressed", coding, failure, after, s.compressing.Load())
+			}
+			_ = here.Close()
+		})
+	}
+}
+
+// TestNoMoreIsCompressedThanHasRoom: each compressor holds memory for as long as its caller takes.
+func TestNoMoreIsCompressedThanHasRoom(t *testing.T) {
+	s := New(Config{Mesh: mesh.New(mesh.Config{Region: "aws", Table: route.NewTable()})})
+	var open []*http.Response
+	for i := range maxCompressed + 2 {
+		res := l7.Text(200, strings.Repeat("x", minCompressed))
+		if s.compress(res, true); (res.Header.Get("Content-Encoding") == "gzip") != (i < maxCompressed) {
+			t.Fatalf("response %d: %v", i+1, res.Header)
+		}
+		open = append(open, res)
+	}
+	for _, res := range open {
+		for range 2 {
+			if err := res.Body.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := s.compressing.Load(); n != 0 {
+		t.Errorf("%d are being compressed", n)
+	}
+}
+
+// pieces is a body that comes in pieces.
+type pieces struct {
+	left [][]byte
+	end  error
+}
+
+func (p *pieces) Read(b []byte) (int, error) {
+	if len(p.left) == 0 {
+		return 0, p.end
+	}
+	n := copy(b, p.left[0])
+	if p.left[0] = p.left[0][n:]; len(p.left[0]) == 0 {
+		p.left = p.left[1:]
+	}
+	return n, nil
+}
+
+func (p *pieces) Close() error { return nil }
+func (p *pieces) Ready() bool  { return len(p.left)%2 == 1 }
+func (p *pieces) Await()       {}
+
+func TestCompressedIsTheSame(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		from := &pieces{end: rapid.SampledFrom([]error{io.EOF, io.ErrUnexpectedEOF}).Draw(t, "end")}
+		from.left = rapid.SliceOf(rapid.SliceOfN(rapid.Byte(), 1, 3*readAtOnce)).Draw(t, "pieces")
+		want, end := bytes.Join(from.left, nil), from.end
+		c := &compressed{from: from}
+		defer c.Close()
+		var got []byte
+		unzip, err := gzip.NewReader(iotest.OneByteReader(c))
+		if err == nil {
+			got, err = io.ReadAll(unzip)
+		}
+		if !bytes.HasPrefix(want, got) || (err == nil) != (end == io.EOF) || err == nil && len(got) != len(want) {
+			t.Fatalf("%d octets of %d, %v", len(got), len(want), err)
+		}
+	})
+}
+
+func FuzzAcceptEncoding(f *testing.F) {
+	for _, s := range []string{"gzip", "br, gzip;q=0.5", "gzip;q=0", "x-gzip", "*", "gzip; q = 1", "identity;q=1,,GZIP;Q=1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, accepts string) {
+		if takesGzip(http.Header{"Accept-Encoding": {accepts}}) && !strings.Contains(strings.ToLower(accepts), "gzip") {
+			t.Fatalf("%q", accepts)
 		}
 	})
 }

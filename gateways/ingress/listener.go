@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/gateways/limit"
 )
 
 // listener is one bound address.
@@ -26,6 +27,7 @@ type listener struct {
 
 	open    atomic.Int64 // connections
 	clients clients
+	rates   *limit.Rates // of clients' requests
 
 	mu       sync.Mutex
 	sessions map[session]struct{} // those that can be told to end
@@ -40,7 +42,7 @@ type session interface {
 }
 
 func newListener(s *Server, tcp net.Listener) *listener {
-	return &listener{server: s, tcp: tcp, sessions: map[session]struct{}{}}
+	return &listener{server: s, tcp: tcp, sessions: map[session]struct{}{}, rates: limit.NewRates(maxRated)}
 }
 
 // bind opens the TCP address of g.

@@ -18,6 +18,7 @@ const (
 type metrics struct {
 	openings, endings *prometheus.CounterVec
 	refusals          *prometheus.CounterVec
+	rateLimited       *prometheus.CounterVec
 
 	names sync.Map // of ingresses with series
 }
@@ -30,9 +31,11 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Connections from outside that were let in and have ended."}, []string{"ingress"}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tradewind_ingress_refused_total",
 			Help: "Connections from outside that were not let in, by reason."}, []string{"ingress", "reason"}),
+		rateLimited: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tradewind_ingress_rate_limited_total",
+			Help: "Requests from outside that were refused because their client asks too often."}, []string{"ingress"}),
 	}
 	if r != nil {
-		r.MustRegister(m.openings, m.endings, m.refusals)
+		r.MustRegister(m.openings, m.endings, m.refusals, m.rateLimited)
 	}
 	return m
 }
@@ -49,6 +52,11 @@ func (m *metrics) refused(name, reason string) {
 	m.refusals.WithLabelValues(name, reason).Inc()
 }
 
+func (m *metrics) limited(name string) {
+	m.names.Store(name, true)
+	m.rateLimited.WithLabelValues(name).Inc()
+}
+
 // keep drops the series of all ingresses but those named.
 func (m *metrics) keep(named map[string]bool) {
 	for name := range m.names.Range {
@@ -60,5 +68,6 @@ func (m *metrics) keep(named map[string]bool) {
 		m.openings.DeletePartialMatch(gone)
 		m.endings.DeletePartialMatch(gone)
 		m.refusals.DeletePartialMatch(gone)
+		m.rateLimited.DeletePartialMatch(gone)
 	}
 }

@@ -12,28 +12,32 @@ import (
 	"github.com/tradewind-mesh/tradewind/gateways/l7"
 )
 
-// request answers one request: it finds the service, says who asks, and leaves the rest to the mesh.
+// request answers one request: it finds the service, says who asks, has the host's rules kept, and leaves the rest to the mesh.
 func (v *visit) request(x *l7.Exchange) {
 	t, r := v.listener.table.Load(), x.Request
 	trusted := t.spec.Trusts(v.peer)
-	id := nameRequest(r, trusted)
-	x.Edit = func(res *http.Response) {
-		res.Header["X-Request-Id"] = []string{id}
-		if port := v.listener.altPort.Load(); port != 0 && v.secure {
-			res.Header["Alt-Svc"] = []string{fmt.Sprintf("h3=\":%d\"; ma=86400", port)} // a day, RFC 7838's default
-		}
-	}
+	a := &answer{visit: v, table: t, id: nameRequest(r, trusted)}
+	x.Edit = func(res *http.Response) { a.edit(x, res) }
 	by := v.entry(federation.ServiceRef{})
 	by.Client = forward(r, v, trusted, t.spec.Trusts)
 	refuse := func(status int, reason string) {
 		v.listener.server.cfg.Mesh.Refuse(x, by, status, reason)
 	}
+	if v.prove(x, by) {
+		return
+	}
 	host := match.Host(r.Host)
 	path, _, _ := strings.Cut(r.RequestURI, "?")
-	to, found := t.service(host, path)
-	by.To = to
+	h, _ := t.hosts.find(host)
+	to, found := h.service(path)
+	misdirected := v.secure && host != v.name
+	if by.To = to; h != nil && !misdirected {
+		by.Require = h.RequireToken
+		a.of(h, r)
+	}
 	switch {
-	case v.secure && host != v.name:
+	case v.listener.limits(x, by, t.rates):
+	case misdirected:
 		// A browser sends requests for all names of a certificate on one connection: it is told to open another one (RFC 9110 15.5.20).
 		refuse(http.StatusMisdirectedRequest, "the host is not the one of the TLS handshake")
 	case t.spec.HTTPSRedirect && host != "" && (found || len(t.spec.Hosts) == 0):
@@ -42,6 +46,9 @@ func (v *visit) request(x *l7.Exchange) {
 			status = http.StatusMovedPermanently // old clients know no 308
 		}
 		v.listener.server.cfg.Mesh.Redirect(x, by, status, "https://"+host+r.RequestURI)
+	case a.host != nil && v.listener.limits(x, by, h.rates):
+	case a.preflight: // it brings no token, as browsers have it
+		v.listener.server.cfg.Mesh.Reply(x, by, h.cors.answer(a.origin), "answered by the cors of the host")
 	case !found:
 		refuse(http.StatusNotFound, "no host block of the ingress, or no path of it, leads anywhere for this request")
 	case t.spec.MaxBody > 0 && r.ContentLength > int64(t.spec.MaxBody):

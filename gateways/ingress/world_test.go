@@ -23,11 +23,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 	"github.com/tradewind-mesh/tradewind/gateways/ingress"
+	"github.com/tradewind-mesh/tradewind/gateways/jwt"
 	"github.com/tradewind-mesh/tradewind/gateways/mesh"
 	"github.com/tradewind-mesh/tradewind/gateways/route"
 	"github.com/tradewind-mesh/tradewind/gateways/tunnel"
@@ -39,6 +41,8 @@ type edge struct {
 	t      *testing.T
 	mesh   *mesh.Mesh
 	table  *route.Table
+	tokens *jwt.Verifier
+	counts *prometheus.Registry
 	view   federation.View
 	log    *lines
 	dir    string // of certificates
@@ -61,10 +65,11 @@ func (nowhere) Ask(context.Context, federation.Region, []byte) ([]byte, error) {
 func newEdge(t *testing.T) *edge {
 	t.Helper()
 	ignore := goleak.IgnoreCurrent()
-	e := &edge{t: t, table: route.NewTable(), log: &lines{}, dir: t.TempDir(), ca: newAuthority(t)}
+	e := &edge{t: t, table: route.NewTable(), log: &lines{}, dir: t.TempDir(), ca: newAuthority(t), counts: prometheus.NewRegistry()}
+	e.tokens = jwt.New(jwt.Config{TLS: &tls.Config{RootCAs: e.ca.pool}})
 	e.view = federation.View{Region: "aws", TrustDomain: federation.DefaultTrustDomain("aws"), Local: federation.NewCatalog(0, nil)}
-	e.mesh = mesh.New(mesh.Config{Region: "aws", Table: e.table, Tunnel: nowhere{}, AccessLog: e.log})
-	e.Server = ingress.New(ingress.Config{Mesh: e.mesh})
+	e.mesh = mesh.New(mesh.Config{Region: "aws", Table: e.table, Tunnel: nowhere{}, AccessLog: e.log, Tokens: e.tokens})
+	e.Server = ingress.New(ingress.Config{Mesh: e.mesh, Dir: filepath.Join(e.dir, "acme"), Metrics: e.counts})
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {

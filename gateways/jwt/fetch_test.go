@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -36,6 +37,8 @@ func newKeyServer(t *testing.T, set string) *keyServer {
 		switch {
 		case k.down.Load():
 			w.WriteHeader(http.StatusInternalServerError)
+		case strings.HasSuffix(r.URL.Path, discoveryPath):
+			k.discover(w, r)
 		case r.URL.Path == "/moved":
 			http.Redirect(w, r, "/keys", http.StatusFound)
 		case r.URL.Path == "/endless":
@@ -51,6 +54,29 @@ func newKeyServer(t *testing.T, set string) *keyServer {
 	k.Config.ErrorLog = nil
 	t.Cleanup(k.Close)
 	return k
+}
+
+const discoveryPath = "/.well-known/openid-configuration"
+
+// discover answers as several issuers.
+func (k *keyServer) discover(w http.ResponseWriter, r *http.Request) {
+	issuer := k.URL + strings.TrimSuffix(r.URL.Path, discoveryPath)
+	keys := k.URL + "/keys"
+	switch strings.TrimSuffix(r.URL.Path, discoveryPath) {
+	case "/other":
+		issuer += "/"
+	case "/elsewhere":
+		keys = "https://192.0.2.1/keys"
+	case "/clear":
+		keys = "http://keys.example.com/keys"
+	case "/redirected":
+		http.Redirect(w, r, discoveryPath, http.StatusFound)
+		return
+	case "/html":
+		_, _ = w.Write([]byte("<html>"))
+		return
+	}
+	_, _ = fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":%q}`, issuer, keys)
 }
 
 func (k *keyServer) host() string { return k.Listener.Addr().String() }
@@ -210,7 +236,7 @@ func TestWhereKeysAreFetched(t *testing.T) {
 		if test.name == "not trusted" {
 			config = nil
 		}
-		_, err := fetch(context.Background(), test.url, test.hosts, config)
+		_, err := (&fetcher{hosts: test.hosts, tls: config}).keys(context.Background(), &federation.JWT{Issuer: "i", JWKSURL: test.url})
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v", test.name, err)
 		}
@@ -220,6 +246,65 @@ func TestWhereKeysAreFetched(t *testing.T) {
 		"168.63.129.16": false, "100.100.100.200": false, "64:ff9b::a9fe:a9fe": false, "224.0.0.1": false} {
 		if got := harmless(netip.MustParseAddr(ip)); got != want {
 			t.Errorf("%s: %v", ip, got)
+		}
+	}
+}
+
+// TestIssuersSayWhereTheirKeysAre: only an issuer that says exactly who it is, at hosts that may be asked, is believed.
+func TestIssuersSayWhereTheirKeysAre(t *testing.T) {
+	r := newSigner(t, "r", jose.ES256)
+	server := newKeyServer(t, setOf(t, r.jwk()))
+	for tenant, want := range map[string]string{
+		"": "", "/tenant": "", "/other": "is that of issuer", "/elsewhere": "list it in its configuration", "/clear": "is not https",
+		"/redirected": "302", "/html": "read the issuer's document", "?query": "want",
+	} {
+		spec := federation.JWT{Name: "idp", Issuer: server.URL + tenant, Audiences: []string{"orders"}}
+		if err := spec.Validate("idp"); (err == nil) != (tenant != "?query") {
+			t.Errorf("%s: %v", tenant, err)
+		}
+		if tenant == "?query" {
+			continue
+		}
+		v := New(Config{Hosts: []string{server.host()}, TLS: server.trusted()})
+		v.Apply([]federation.JWT{spec})
+		token := bearer(r.sign(t, good("iss", spec.Issuer)))
+		if want == "" {
+			refused(t, v, asksIDP, token, "")
+			continue
+		}
+		refused(t, v, asksIDP, token, ReasonNoKeys)
+		if status := v.Status()[0]; !strings.Contains(status.Error, want) {
+			t.Errorf("%s: %q, want %q", tenant, status.Error, want)
+		}
+	}
+}
+
+// TestOneTokenIsEnough: of the providers that are required one must vouch, and who brings no token is told so and no more.
+func TestOneTokenIsEnough(t *testing.T) {
+	r := newSigner(t, "r", jose.ES256)
+	partner := idp(setOf(t, r.jwk()))
+	partner.Name, partner.Issuer, partner.Cookie = "partner", "https://partner.example.com", "session"
+	v := verifier(idp(setOf(t, r.jwk())), partner)
+	both := []string{"idp", "partner"}
+	token := r.sign(t, good())
+	for _, c := range []struct {
+		what      string
+		providers []string
+		header    http.Header
+		want      Reason
+		challenge string
+	}{
+		{"good", both, bearer(token), "", ""},
+		{"of the other", []string{"partner"}, bearer(token), ReasonMissing, `Bearer realm="mesh"`},
+		{"good beside a bad one", both, http.Header{"Authorization": {"Bearer " + token}, "Cookie": {"session=stale"}}, "", ""},
+		{"none", both, http.Header{}, ReasonMissing, `Bearer realm="mesh"`},
+		{"of another scheme", both, http.Header{"Authorization": {"Basic eDp5"}}, ReasonMissing, `Bearer realm="mesh"`},
+		{"bad", both, bearer(flip(token)), ReasonSignature, `Bearer error="invalid_token", error_description="its signature is wrong"`},
+		{"of nobody known", []string{"gone"}, bearer(token), ReasonNoKeys, `Bearer error="invalid_token", error_description="the keys of its issuer are not at hand"`},
+	} {
+		refusal := v.Require(t.Context(), c.providers, c.header)
+		if (refusal == nil) != (c.want == "") || refusal != nil && (refusal.Reason != c.want || refusal.Challenge() != c.challenge) {
+			t.Errorf("%s: %+v", c.what, refusal)
 		}
 	}
 }
@@ -241,4 +326,16 @@ func TestKeySets(t *testing.T) {
 	if err != nil || len(ring.keys) != 1 || ring.skipped != 1 {
 		t.Errorf("%+v, %v", ring, err)
 	}
+}
+
+func FuzzDiscovered(f *testing.F) {
+	f.Add([]byte(`{"issuer":"https://idp.example.com","jwks_uri":"https://idp.example.com/keys"}`))
+	f.Add([]byte(`{"issuer":"https://idp.example.com","jwks_uri":"file:///etc/passwd"}`))
+	f.Add([]byte(`{"issuer":"https://idp.example.com","jwks_uri":"http://127.0.0.1/"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		at, err := discovered(b, issuer)
+		if err == nil && !strings.HasPrefix(strings.ToLower(at), "https:") && !strings.HasPrefix(strings.ToLower(at), "http:") {
+			t.Fatalf("%q: %q", b, at)
+		}
+	})
 }

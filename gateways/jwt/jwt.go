@@ -113,7 +113,7 @@ func (v *Verifier) newProvider(spec federation.JWT, before *provider) *provider 
 		p.state = &state{keyring: ring, at: v.cfg.Now()}
 		return p
 	}
-	if before != nil && before.spec.JWKSURL == spec.JWKSURL {
+	if before != nil && before.spec.JWKS == "" && before.spec.JWKSURL == spec.JWKSURL && before.spec.Discovery() == spec.Discovery() {
 		before.mu.Lock()
 		p.state, p.err, p.tried, p.asked = before.state, before.err, before.tried, before.asked
 		before.mu.Unlock()
@@ -136,7 +136,7 @@ func (v *Verifier) Run(ctx context.Context) error {
 	defer fetching.Wait()
 	for {
 		for _, p := range *v.providers.Load() {
-			if p.spec.JWKSURL != "" && p.due(v.cfg.Now()) { // that one is under way it notices by itself
+			if p.fetches() && p.due(v.cfg.Now()) { // that one is under way it notices by itself
 				fetching.Go(func() { v.refresh(ctx, p, false) })
 			}
 		}
@@ -166,28 +166,42 @@ func (r *Refusal) Error() string { return "the request's token cannot be verifie
 
 // Challenge is the value of WWW-Authenticate that goes with a refusal (RFC 6750 section 3).
 func (r *Refusal) Challenge() string {
+	if r.Reason == ReasonMissing { // nothing went wrong, so there is no error code
+		return `Bearer realm="mesh"`
+	}
 	return `Bearer error="invalid_token", error_description="` + words[r.Reason] + `"`
 }
 
 // Verify returns what the tokens in header say that asks name the providers of. A request without a token gets none; one with a token for
 // which no provider vouches is refused, if an ask is enforced. It waits at most 5 seconds, for keys.
 func (v *Verifier) Verify(ctx context.Context, asks []match.Ask, header http.Header) (Result, *Refusal) {
+	out, refusal := v.judge(ctx, asks, header, nil)
+	if refusal != nil {
+		v.rejected.WithLabelValues(refusal.Provider, string(refusal.Reason)).Inc()
+	}
+	return out, refusal
+}
+
+// judge is Verify, which counts. It notes what came of each ask, unless note is nil.
+func (v *Verifier) judge(
+	ctx context.Context, asks []match.Ask, header http.Header, note func(match.Ask, *provider, *place, Reason),
+) (Result, *Refusal) {
 	var (
 		out     Result
 		refusal *Refusal
 		looked  []*place
 	)
 	for _, ask := range asks {
-		p := (*v.providers.Load())[ask.Provider]
-		if p == nil { // its tokens would be where all tokens are: they are refused rather than passed over
-			p = &provider{spec: federation.JWT{Name: ask.Provider, Header: "Authorization"}}
-		}
+		p := v.provider(ask.Provider)
 		at := lookup(&looked, p, header)
 		if at.token == "" && at.why == "" {
 			continue
 		}
 		at.enforced = at.enforced || ask.Enforced
 		claims, why := v.vouch(ctx, p, at)
+		if note != nil {
+			note(ask, p, at, why)
+		}
 		if why != "" {
 			// The provider that has issued it knows best what is wrong with it.
 			if at.refusal == nil || at.refusal.Reason == ReasonIssuer {
@@ -204,10 +218,18 @@ func (v *Verifier) Verify(ctx context.Context, asks []match.Ask, header http.Hea
 	for _, at := range looked {
 		if at.enforced && !at.vouched && refusal == nil {
 			refusal = at.refusal
-			v.rejected.WithLabelValues(refusal.Provider, string(refusal.Reason)).Inc()
 		}
 	}
 	return out, refusal
+}
+
+// provider returns the provider called name.
+func (v *Verifier) provider(name string) *provider {
+	if p := (*v.providers.Load())[name]; p != nil {
+		return p
+	}
+	// Its tokens would be where all tokens are: they are refused rather than passed over.
+	return &provider{spec: federation.JWT{Name: name, Header: "Authorization"}}
 }
 
 // vouch verifies the token at a place for p.

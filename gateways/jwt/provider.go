@@ -37,11 +37,14 @@ type provider struct {
 	fetched chan struct{} // closed when the fetch under way has ended; nil: none is
 }
 
+// fetches reports whether the keys are somewhere else. Of a provider that no resource describes there are none.
+func (p *provider) fetches() bool { return p.spec.Issuer != "" && p.spec.JWKS == "" }
+
 // keys returns what tokens are verified with at now, or nil.
 func (p *provider) keys(now time.Time) *state {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.state == nil || p.spec.JWKSURL != "" && now.Sub(p.state.at) > keepFor {
+	if p.state == nil || p.fetches() && now.Sub(p.state.at) > keepFor {
 		return nil
 	}
 	return p.state
@@ -50,7 +53,7 @@ func (p *provider) keys(now time.Time) *state {
 // refresh fetches the keys, or waits for the fetch that is under way. For an unknown key it does nothing when it has been asked to a short
 // while ago.
 func (v *Verifier) refresh(ctx context.Context, p *provider, unknown bool) {
-	if p.spec.JWKSURL == "" {
+	if !p.fetches() {
 		return
 	}
 	p.mu.Lock()
@@ -74,7 +77,7 @@ func (v *Verifier) refresh(ctx context.Context, p *provider, unknown bool) {
 	p.fetched, p.tried = done, now
 	p.mu.Unlock()
 
-	ring, err := fetch(ctx, p.spec.JWKSURL, v.hosts(), v.cfg.TLS)
+	ring, err := (&fetcher{hosts: v.hosts(), tls: v.cfg.TLS}).keys(ctx, &p.spec)
 	v.arrived(p, ring, err, now)
 	close(done)
 }

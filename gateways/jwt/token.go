@@ -32,6 +32,7 @@ const (
 	ReasonAudience   Reason = "audience"
 	ReasonExpired    Reason = "expired" // or without an end
 	ReasonNotYet     Reason = "not_yet"
+	ReasonMissing    Reason = "missing" // there is none where one is required
 	ReasonNoKeys     Reason = "no_keys" // the provider's keys could not be fetched, or there is no such provider
 )
 
@@ -139,5 +140,6 @@ var words = map[Reason]string{
 	ReasonAmbiguous: "there are several", ReasonAlgorithm: "its algorithm is not accepted", ReasonCritical: "it asks for an extension",
 	ReasonUnknownKey: "no key is known for it", ReasonSignature: "its signature is wrong", ReasonIssuer: "its issuer is not accepted",
 	ReasonAudience: "it is for another audience", ReasonExpired: "it has expired", ReasonNotYet: "it is not valid yet",
-	ReasonNoKeys: "the keys of its issuer are not at hand",
+	ReasonMissing: "there is none",
+	ReasonNoKeys:  "the keys of its issuer are not at hand",
 }

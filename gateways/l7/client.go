@@ -23,6 +23,7 @@ type Way struct {
 	Deadline time.Time                  // of the response's head; zero: none
 	Idle     time.Duration              // a connection on which nothing moves for so long is broken off; 0: never
 	Interim  func(*http.Response) error // is given 1xx responses; nil: they are dropped
+	Fields   []http1.Field              // are added to those of the request, which itself stays as it is
 
 	// Ends is given what ends this exchange at any time from then on, and no other one. Nil: nobody.
 	Ends func(stop func())
@@ -89,7 +90,7 @@ func (k *Client) Do(r *http.Request, way Way) (*http.Response, error) {
 }
 
 func (k *Client) do1(r *http.Request, way Way) (*http.Response, error) {
-	head, err := http1.AppendRequest(k.head[:0], r)
+	head, err := http1.AppendRequest(k.head[:0], r, way.Fields...)
 	if err != nil {
 		return nil, err
 	}
@@ -254,6 +255,12 @@ func (k *Client) do2(r *http.Request, way Way) (*http.Response, error) {
 	}
 	out := (&http.Request{Method: r.Method, URL: u, Host: r.Host, Header: maps.Clone(r.Header), Body: r.Body, ContentLength: r.ContentLength,
 		Trailer: r.Trailer}).WithContext(withInterim(ctx, way.Interim))
+	if len(way.Fields) > 0 && out.Header == nil {
+		out.Header = http.Header{}
+	}
+	for _, f := range way.Fields {
+		out.Header[f.Name] = []string{f.Value}
+	}
 	if r.ContentLength == 0 {
 		out.Body = nil
 	}

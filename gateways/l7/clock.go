@@ -9,10 +9,11 @@ import (
 // enough stays: who is silent is cut off after seven eighths of the time at least.
 type clocked struct {
 	Conn
-	idle  time.Duration // 0: for ever
-	mode  clockMode
-	held  atomic.Bool // the deadline of writing stays
-	ended atomic.Bool // see interrupt
+	direct *direct       // reads and writes in its place; nil: there is none
+	idle   time.Duration // 0: for ever
+	mode   clockMode
+	held   atomic.Bool // the deadline of writing stays
+	ended  atomic.Bool // see interrupt
 
 	readBy, writeBy time.Time // as they are set
 }
@@ -103,9 +104,10 @@ func due(set time.Time, d time.Duration) (t time.Time, late bool) {
 	if d == 0 {
 		return time.Time{}, !set.IsZero()
 	}
-	now := time.Now()
-	left := set.Sub(now)
-	return now.Add(d), left < d-d/8 || left > d
+	if left := time.Until(set); left >= d-d/8 && left <= d { // until there is a deadline, set is the year 1
+		return set, false
+	}
+	return time.Now().Add(d), true
 }
 
 func (c *clocked) Read(p []byte) (int, error) {
@@ -115,7 +117,13 @@ func (c *clocked) Read(p []byte) (int, error) {
 	case begun:
 		c.expect(headTimeout)
 	}
-	n, err := c.Conn.Read(p)
+	var n int
+	var err error
+	if c.direct != nil {
+		n, err = c.direct.Read(p)
+	} else {
+		n, err = c.Conn.Read(p)
+	}
 	if c.mode == resting && n > 0 {
 		c.mode = begun
 	}
@@ -127,6 +135,9 @@ func (c *clocked) Write(p []byte) (int, error) {
 		if t, late := due(c.writeBy, c.idle); late {
 			_ = c.SetWriteDeadline(t)
 		}
+	}
+	if c.direct != nil {
+		return c.direct.Write(p)
 	}
 	return c.Conn.Write(p)
 }

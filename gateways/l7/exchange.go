@@ -22,6 +22,9 @@ type Exchange struct {
 	// Upgrade is the protocol that the caller asks to switch to, such as "websocket"; "" when it does not.
 	Upgrade string
 
+	// Own says that the response is the gateway's, and not that of an instance or of a rule. The handler sets it before it responds.
+	Own bool
+
 	// Edit is given every final response before it leaves; nil: nobody is.
 	Edit func(*http.Response)
 

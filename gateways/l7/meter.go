@@ -23,8 +23,9 @@ type meter struct {
 	bad atomic.Pointer[http1.Error]
 }
 
-func (s *Server) meter(r *http.Request) *meter {
-	m := &meter{limit: s.MaxBody}
+// measure sets m up for the body of r.
+func (s *Server) measure(m *meter, r *http.Request) *meter {
+	m.limit = s.MaxBody
 	if r.ContentLength > 0 { // a stream may rest for as long as the idle timeout
 		m.rate = s.MinRate
 	}

@@ -127,7 +127,7 @@ func (p *Pool) groupOf(key any) *group {
 
 // Add returns a client on c, a new connection for key, for one request at once. One of HTTP/2 is shared from then on.
 func (p *Pool) Add(key any, c Conn, two bool) (*Client, error) {
-	k := &Client{pool: p, key: key, conn: &clocked{Conn: c}, used: 1}
+	k := &Client{pool: p, key: key, conn: &clocked{Conn: c, direct: newDirect(c)}, used: 1}
 	k.closer = k.Close
 	if !two {
 		k.reader = http1.NewReader(k.conn, http1.Rules{})

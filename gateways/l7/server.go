@@ -44,7 +44,7 @@ type Session struct {
 
 // NewSession returns a session on c that does nothing yet.
 func (s *Server) NewSession(c Conn) *Session {
-	return &Session{server: s, conn: &clocked{Conn: c, idle: s.Idle}}
+	return &Session{server: s, conn: &clocked{Conn: c, direct: newDirect(c), idle: s.Idle}}
 }
 
 // Drain ends the session once the request at hand is answered. When there is none it waits for one for a moment, which is then told
@@ -141,6 +141,7 @@ func (s *Session) isDraining() bool {
 func (s *Session) serve1(c *withPrefix) {
 	side := &side1{session: s, conn: c, reader: http1.NewReader(c, s.server.Rules)}
 	defer side.reader.Release()
+	defer side.watch.close()
 	for first := true; ; first = false {
 		if !first {
 			s.conn.await()
@@ -171,11 +172,22 @@ type side1 struct {
 	body    *body
 	head    []byte
 	last    bool // the response said that no other follows
+	watch   watch
+}
+
+// served is what one request needs here, in one allocation. It is never used again for another one: who reads the body of a request may
+// be late.
+type served struct {
+	Exchange
+	measured meter
+	own      body
 }
 
 // exchange has one request answered and reports whether another one may follow.
 func (d *side1) exchange(r *http.Request) bool {
-	x := &Exchange{Request: r, side: d, meter: d.session.server.meter(r)}
+	s := &served{}
+	x := &s.Exchange
+	x.Request, x.side, x.meter = r, d, d.session.server.measure(&s.measured, r)
 	if x.Upgrade = http1.UpgradeProtocol(r.Header); x.Upgrade != "" && (r.ContentLength != 0 || r.Method != http.MethodGet) {
 		x.Upgrade = "" // RFC 9110 allows more; what instances then take for the first octets of the new protocol differs
 	}
@@ -190,10 +202,12 @@ func (d *side1) exchange(r *http.Request) bool {
 	d.request, d.body, d.last = r, nil, r.Close
 	r.Close = false // that concerned this connection only
 	if r.ContentLength != 0 {
-		d.body = &body{src: r.Body, meter: x.meter, conn: d.session.conn, trailer: r.Trailer}
+		d.body = &s.own
+		d.body.src, d.body.meter, d.body.conn, d.body.trailer = r.Body, x.meter, d.session.conn, r.Trailer
 		r.Body = d.body
 	}
 	d.session.server.Handle(x)
+	d.watch.end(d.session, d.conn)
 	if d.session.taken {
 		return false
 	}
@@ -285,8 +299,7 @@ func (d *side1) respond(r *http.Response) (int64, error) {
 	} else {
 		err = w.Close(nil)
 	}
-	var failed *http1.WriteError
-	if errors.As(err, &failed) {
+	if failed, ok := err.(*http1.WriteError); ok { //nolint:errorlint // http1 returns it bare
 		err = &CallerError{failed.Err}
 	}
 	return n, err
@@ -301,6 +314,7 @@ func (d *side1) upgrade(r *http.Response) (Conn, error) {
 	if _, err := d.conn.Write(head); err != nil {
 		return nil, &CallerError{err}
 	}
+	d.watch.end(d.session, d.conn)
 	d.session.taken = true
 	d.session.conn.stop()
 	return &withPrefix{d.session.conn.Conn, append(d.reader.Rest(), d.conn.prefix...)}, nil

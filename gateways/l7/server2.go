@@ -87,7 +87,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		StripReserved(r.Header)
 	}
 	StripReserved(r.Trailer) // what it announces
-	x := &Exchange{Request: r, side: d, meter: s.meter(r)}
+	x := &Exchange{Request: r, side: d, meter: s.measure(&meter{}, r)}
 	if r.ContentLength != 0 {
 		r.Body = &watched{ReadCloser: r.Body, meter: x.meter, trailer: r.Trailer}
 	}

@@ -200,12 +200,33 @@ func (a *Adaptive) until() time.Duration { return time.Duration(a.proven.Load())
 // Admit is Begin unless as many are inside as share of the limit allows, 1 being all of it. It refuses nothing while few are inside, or
 // while it is not known that more would make the service slow.
 func (a *Adaptive) Admit(share float64, now time.Duration) bool {
-	inside := a.inside.Add(1)
-	if inside <= fewInside || int64(now) >= a.proven.Load() || float64(inside) <= share*float64(a.limit.Load()) {
+	if a.fits(a.inside.Add(1), share, now) {
 		return true
 	}
 	a.inside.Add(-1)
 	return false
+}
+
+// fits reports whether so many may be inside.
+func (a *Adaptive) fits(inside int64, share float64, now time.Duration) bool {
+	return inside <= fewInside || int64(now) >= a.proven.Load() || float64(inside) <= share*float64(a.limit.Load())
+}
+
+// Load is an Adaptive at one moment.
+type Load struct {
+	Inside int
+	Limit  int           // above which one more is refused; 0: it is not known that more would make the service slow
+	Fits   bool          // one more would be let in
+	For    time.Duration // how much longer the limit counts unless it is needed again
+}
+
+// Peek is Admit of one that does not come.
+func (a *Adaptive) Peek(share float64, now time.Duration) Load {
+	l := Load{Inside: a.InFlight(), Fits: a.fits(a.inside.Load()+1, share, now), For: max(0, a.until()-now)}
+	if l.For > 0 {
+		l.Limit = int(max(fewInside, share*float64(a.limit.Load())))
+	}
+	return l
 }
 
 // Spare is how many more requests Admit would let in at the moment; false while that is not known.

@@ -41,19 +41,31 @@ func (b *Budget) Retry(s federation.RetryBudget, now time.Duration) bool {
 	return b.change(s, now, -token)
 }
 
+// Left is how many retries could be taken out now.
+func (b *Budget) Left(s federation.RetryBudget, now time.Duration) int {
+	level, _ := levelAt(b.word.Load(), s, now)
+	return int(level / token)
+}
+
+// levelAt is the level at now, and the tick of that.
+func levelAt(word uint64, s federation.RetryBudget, now time.Duration) (level int64, tick uint64) {
+	tick = uint64(now/tickTime) & tickMask
+	level = int64(word >> levelShift)
+	switch elapsed := (tick - word) & tickMask; {
+	case word == 0:
+		level = int64(full(s))
+	case elapsed > tickMask-behind:
+		tick = word & tickMask
+	case elapsed > 0:
+		level = faded(level, s, time.Duration(elapsed)*tickTime)
+	}
+	return level, tick
+}
+
 func (b *Budget) change(s federation.RetryBudget, now time.Duration, by int64) bool {
 	for {
 		old := b.word.Load()
-		tick := uint64(now/tickTime) & tickMask
-		level := int64(old >> levelShift)
-		switch elapsed := (tick - old) & tickMask; {
-		case old == 0:
-			level = int64(full(s))
-		case elapsed > tickMask-behind:
-			tick = old & tickMask
-		case elapsed > 0:
-			level = faded(level, s, time.Duration(elapsed)*tickTime)
-		}
+		level, tick := levelAt(old, s, now)
 		if level += by; level < 0 {
 			return false
 		}

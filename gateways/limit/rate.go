@@ -26,6 +26,17 @@ func (r *Rate) Take(l federation.RateLimit, now time.Duration) (wait time.Durati
 	}
 }
 
+// Peek is Take of one that does not come: it says how long that would have to wait, and how many of the burst are used up now.
+func (r *Rate) Peek(l federation.RateLimit, now time.Duration) (used int, wait time.Duration) {
+	return peek(r.due.Load(), l, now)
+}
+
+func peek(due int64, l federation.RateLimit, now time.Duration) (used int, wait time.Duration) {
+	_, wait = conform(due, l, now)
+	every := int64(l.Rate.Every())
+	return min(int((max(0, due-int64(now))+every-1)/every), max(l.Burst, 1)), wait
+}
+
 // conform returns when the next is due after one at now, or how long that one must wait.
 func conform(due int64, l federation.RateLimit, now time.Duration) (next int64, wait time.Duration) {
 	every := int64(l.Rate.Every())
@@ -89,6 +100,19 @@ func (r *Rates) Take(key string, l federation.RateLimit, now time.Duration) (wai
 	due := s.find(h, r.places, now)
 	*due, wait = conform(*due, l, now)
 	return wait, wait == 0
+}
+
+// Peek is Rate.Peek of key.
+func (r *Rates) Peek(key string, l federation.RateLimit, now time.Duration) (used int, wait time.Duration) {
+	h := maphash.String(r.seed, key)
+	s := &r.shards[h%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	due := s.spill[h/shards%spills]
+	if i, found := s.at[h]; found { // another would share that, or take it along to a place of its own
+		due = s.all[i].due
+	}
+	return peek(due, l, now)
 }
 
 // Len is the number of keys that have a place of their own.

@@ -1,7 +1,10 @@
 package limit
 
 import (
+	"container/list"
+	"context"
 	"maps"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +29,10 @@ const (
 
 	// detourOver is how long none must have come for the next to be the first again.
 	detourOver = time.Minute
+
+	// detoursWaiting is how many may wait for room: what a burst that moves at once has beyond detourFloor, and more than are let in while
+	// anybody waits.
+	detoursWaiting = 1024
 
 	// detourMost is above what any gateway carries at once.
 	detourMost = 1 << 20
@@ -68,7 +75,7 @@ func (s *Spills) To(region federation.Region) *Spill {
 		all = map[federation.Region]*Spill{}
 	}
 	if all[region] == nil {
-		all[region] = &Spill{all: s, most: detourFloor}
+		all[region] = &Spill{all: s, flood: flood{most: detourFloor}}
 		s.regions.Store(&all)
 	}
 	return all[region]
@@ -94,7 +101,19 @@ type Spill struct {
 	lost   atomic.Int64 // when it failed last; 0: it is what it was
 	full   atomic.Int64 // until when it is taken to be full
 
-	mu      sync.Mutex
+	mu sync.Mutex
+	flood
+	queue list.List // of *detourer
+}
+
+// detourer is a detour that waits until there is room.
+type detourer struct {
+	share float64
+	ready chan struct{} // is closed when it is let in
+}
+
+// flood is what a Spill knows of its detours.
+type flood struct {
 	detours int           // under way
 	most    float64       // how many may be
 	stepped time.Duration // when that grew last
@@ -135,7 +154,15 @@ func (s *Spill) Enter(detour bool, urgency int, now time.Duration) Passage {
 	if detour {
 		return s.enterDetour(Share(urgency, false), now)
 	}
-	inside := s.inside.Load()
+	p := s.passage(s.inside.Load(), now)
+	if p == Open {
+		s.Force(false)
+	}
+	return p
+}
+
+// passage is that of a request that is meant for the region, with so many inside.
+func (s *Spill) passage(inside int64, now time.Duration) Passage {
 	if full := s.full.Load(); full != 0 && int64(now) < full && inside >= fewInside {
 		return Full
 	}
@@ -147,7 +174,6 @@ func (s *Spill) Enter(detour bool, urgency int, now time.Duration) Passage {
 			return Later
 		}
 	}
-	s.Force(false)
 	return Open
 }
 
@@ -166,6 +192,75 @@ func (s *Spill) Force(detour bool) {
 func (s *Spill) enterDetour(share float64, now time.Duration) Passage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.queue.Len() > 0 || !s.let(share, now) {
+		return Full
+	}
+	return Open
+}
+
+// let lets a detour in, if there is room. s.mu is held, as with admit.
+func (s *Spill) let(share float64, now time.Duration) bool {
+	if s.pass(share, now, s.full.Load()) != Open {
+		return false
+	}
+	s.all.inside.Add(1)
+	return true
+}
+
+// admit lets those in that have waited longest.
+func (s *Spill) admit(now time.Duration) {
+	for first := s.queue.Front(); first != nil; first = s.queue.Front() {
+		if !s.let(first.Value.(*detourer).share, now) {
+			return
+		}
+		close(s.queue.Remove(first).(*detourer).ready)
+	}
+}
+
+// Wait is Enter for a detour that has found no region with room: it waits for its turn, in order of arrival, until ctx is over. The
+// error is ErrFull, when too many wait, or that of ctx; without one Leave follows.
+func (s *Spill) Wait(ctx context.Context, urgency int, now func() time.Duration) error {
+	d := &detourer{share: Share(urgency, false), ready: make(chan struct{})}
+	s.mu.Lock()
+	if s.queue.Len() >= detoursWaiting {
+		s.mu.Unlock()
+		return ErrFull
+	}
+	place := s.queue.PushBack(d)
+	s.admit(now())
+	s.mu.Unlock()
+	forgiven := time.NewTimer(max(0, time.Duration(s.full.Load())-now())) // when a refusal has been, nobody may be there who makes room
+	defer forgiven.Stop()
+	for {
+		select {
+		case <-d.ready:
+			return nil
+		case <-forgiven.C:
+			s.mu.Lock()
+			s.admit(now())
+			s.mu.Unlock()
+		case <-ctx.Done():
+			return s.giveUp(ctx, d, place, now())
+		}
+	}
+}
+
+// giveUp leaves the queue.
+func (s *Spill) giveUp(ctx context.Context, d *detourer, place *list.Element, now time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-d.ready: // let in at the same moment
+		return nil
+	default:
+	}
+	s.queue.Remove(place)
+	s.admit(now) // those behind it may be content with less
+	return ctx.Err()
+}
+
+// pass lets a detour in, or not. The region is taken to be full until then.
+func (s *flood) pass(share float64, now time.Duration, full int64) Passage {
 	switch {
 	case now-s.last >= detourOver:
 		s.most, s.stepped, s.told = detourFloor, now, 0
@@ -176,17 +271,47 @@ func (s *Spill) enterDetour(share float64, now time.Duration) Passage {
 		s.stepped = max(s.stepped+detourStep, now-detourStep) // a second without a request is none to grow in
 	}
 	s.last = now
-	if int64(now) < s.full.Load() || float64(s.detours) >= max(1, s.most*share) || now < s.told && s.room <= 0 && s.detours > 0 {
+	if int64(now) < full || float64(s.detours) >= max(1, s.most*share) || now < s.told && s.room <= 0 && s.detours > 0 {
 		return Full
 	}
 	s.room--
 	s.detours++
-	s.all.inside.Add(1)
 	return Open
 }
 
-// Leave ends what Enter or Force began: the region has answered, or failed.
-func (s *Spill) Leave(detour bool) {
+// Flood is a Spill at one moment, as one more request would find it.
+type Flood struct {
+	Passage
+	Inside  int           // requests under way that are meant for the region
+	Detours int           // and those that are not
+	Most    int           // of Detours
+	Room    int           // what the region has said it has, less what was sent since; -1: it said nothing that still counts
+	Age     time.Duration // of that word
+}
+
+// Peek is Enter for a request that does not come.
+func (s *Spill) Peek(detour bool, urgency int, now time.Duration) Flood {
+	s.mu.Lock()
+	copied, waiting := s.flood, s.queue.Len()
+	s.mu.Unlock()
+	f := Flood{Inside: int(s.inside.Load()), Detours: copied.detours, Room: -1}
+	if now < copied.told {
+		f.Room, f.Age = max(0, copied.room), now-(copied.told-roomFor)
+	}
+	if detour {
+		share := Share(urgency, false)
+		f.Passage = copied.pass(share, now, s.full.Load())
+		if f.Most = int(math.Ceil(max(1, copied.most*share))); waiting > 0 {
+			f.Passage = Full
+		}
+		return f
+	}
+	f.Passage = s.passage(int64(f.Inside), now)
+	return f
+}
+
+// Leave ends what Enter, Wait or Force began: the region has answered, or failed.
+func (s *Spill) Leave(detour bool, now time.Duration) {
 	s.all.inside.Add(-1)
 	if !detour {
 		s.inside.Add(-1)
@@ -194,6 +319,7 @@ func (s *Spill) Leave(detour bool) {
 	}
 	s.mu.Lock()
 	s.detours--
+	s.admit(now)
 	s.mu.Unlock()
 }
 
@@ -207,6 +333,7 @@ func (s *Spill) Room(n int, now time.Duration) {
 	}
 	s.mu.Lock()
 	s.room, s.told = n, now+roomFor
+	s.admit(now)
 	s.mu.Unlock()
 }
 

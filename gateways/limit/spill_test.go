@@ -168,7 +168,7 @@ func (r *request) send(p *place, to int, s *limit.Spill, detour bool) {
 			r.refused++
 			dead := p.dead
 			r.in(way, func() {
-				s.Leave(detour)
+				s.Leave(detour, r.now)
 				if dead {
 					s.Lost(r.now)
 				} else {
@@ -186,7 +186,7 @@ func (r *request) send(p *place, to int, s *limit.Spill, detour bool) {
 			n, knows := p.known.Spare(limit.Share(3, true), r.now)
 			failed := r.rand.Float64() < r.fails
 			r.in(way, func() {
-				s.Leave(detour)
+				s.Leave(detour, r.now)
 				if knows {
 					s.Room(n, r.now)
 				}
@@ -442,7 +442,7 @@ func TestSpillsHoldUnderRaces(t *testing.T) {
 				s, now, detour := all.To(federation.Region(fmt.Sprint(n%3))), time.Duration(n)*time.Millisecond, i%2 == 0
 				if s.Enter(detour, n%8, now) == limit.Open {
 					s.Room(n%50, now)
-					s.Leave(detour)
+					s.Leave(detour, now)
 				} else if s.Lost(now); n%5 == 0 {
 					s.Refused(now)
 				}
@@ -472,7 +472,7 @@ func BenchmarkSpill(b *testing.B) {
 		now += time.Microsecond
 		s := all.To("gcp")
 		if s.Enter(false, 3, now) == limit.Open {
-			s.Leave(false)
+			s.Leave(false, now)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package mesh_test
 import (
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -76,7 +77,7 @@ func BenchmarkLocalConnection(b *testing.B) {
 		wg.Wait()
 	})
 	b.Run("direct", func(b *testing.B) { connect(b, l.Addr().String()) })
-	b.Run("gateway", func(b *testing.B) { connect(b, benchGateway(b, l.Addr().String())) })
+	b.Run("gateway", func(b *testing.B) { connect(b, benchGateway(b, l.Addr().String(), federation.ProtocolTCP)) })
 }
 
 func connect(b *testing.B, address string) {
@@ -98,8 +99,8 @@ func connect(b *testing.B, address string) {
 	}
 }
 
-// benchGateway runs a gateway in front of the instance at and returns where web connects.
-func benchGateway(b *testing.B, at string) string {
+// benchGateway runs a gateway in front of the instance at, which speaks protocol, and returns where web connects.
+func benchGateway(b *testing.B, at string, protocol federation.Protocol) string {
 	b.Helper()
 	table, ctx := route.NewTable(), b.Context()
 	m := mesh.New(mesh.Config{Region: "aws", Table: table, Tunnel: &links{}, AccessLog: io.Discard})
@@ -111,6 +112,7 @@ func benchGateway(b *testing.B, at string) string {
 		}
 	})
 	view := benchView(b, at)
+	view.Local.Service(shop).Protocol = protocol
 	view.Upstreams = []federation.Upstream{{Name: "up", Service: federation.ServiceRef{Service: shop}, Listen: "127.0.0.1:0", Caller: web}}
 	snap, err := route.Compile(view)
 	if err != nil {
@@ -121,4 +123,65 @@ func benchGateway(b *testing.B, at string) string {
 		b.Fatal(problems[0])
 	}
 	return m.Listeners()[0].Address.String()
+}
+
+// BenchmarkRequest is one request on a connection that stays open, through a gateway that looks into it, and without it. Neither end of the
+// benchmark allocates: what is counted is the gateway's.
+func BenchmarkRequest(b *testing.B) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { answerAll(c) })
+		}
+	})
+	b.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+	})
+	at := l.Addr().String()
+	b.Run("direct", func(b *testing.B) { request(b, at) })
+	b.Run("gateway", func(b *testing.B) { request(b, benchGateway(b, at, federation.ProtocolHTTP)) })
+}
+
+// answerAll answers every request on c with the same.
+func answerAll(c net.Conn) {
+	defer func() { _ = c.Close() }()
+	answer := []byte("HTTP/1.1 200 OK\r\nServer: example\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Type: text/plain\r\n" +
+		"Content-Length: 128\r\nConnection: keep-alive\r\n\r\n" + strings.Repeat("x", 128))
+	buf := make([]byte, 4096)
+	for {
+		if _, err := c.Read(buf); err != nil {
+			return
+		}
+		if _, err := c.Write(answer); err != nil {
+			return
+		}
+	}
+}
+
+func request(b *testing.B, address string) {
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = c.Close() })
+	ask := []byte("GET /orders/4711?expand=items HTTP/1.1\r\nHost: shop.example.com\r\nUser-Agent: bench\r\n\r\n")
+	buf := make([]byte, 4096)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Write(ask); err != nil {
+			b.Fatal(err)
+		}
+		if n, err := c.Read(buf); err != nil || n < 128 {
+			b.Fatal(n, err)
+		}
+	}
 }

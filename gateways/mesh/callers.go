@@ -33,8 +33,10 @@ type caller struct {
 	copied    bool   // what it sends is the copy of a request: it is not copied again
 	upstream  string // name of the listener; empty: the local mTLS listener
 
-	client netip.Addr // of a caller from outside the mesh, as are all for which it is valid
-	first  []byte     // what was read from the connection before
+	port    uint16     // of client; 0: unknown
+	client  netip.Addr // of a caller from outside the mesh, as are all for which it is valid
+	first   []byte     // what was read from the connection before
+	require []string   // jwt resources, one of which has vouched for the request's token
 }
 
 // callerConn is the connection of a local caller: *net.TCPConn, *net.UnixConn or *tls.Conn.

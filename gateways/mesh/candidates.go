@@ -100,7 +100,7 @@ type plan struct {
 
 	at        int     // first candidate of the next rank
 	ready     []step  // of the rank at hand, nearest first
-	room      [2]step // what ready starts with, so that a short plan needs no memory of its own
+	room      [1]step // what ready starts with, so that a short plan needs no memory of its own
 	last      []step  // what was passed over
 	panicking bool    // last has become ready
 

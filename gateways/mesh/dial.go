@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"reflect"
 	"syscall"
 	"time"
@@ -45,16 +46,16 @@ func (m *Mesh) pool(snap *route.Snapshot, target route.LocalTarget) *balance.Poo
 	members := make([]balance.Member, target.Len())
 	for i := range members {
 		instance := target.Instance(i)
-		members[i] = balance.Member{
-			Endpoint: balance.Endpoint{Instance: instance.ID, Address: instance.Address}, Weight: uint16(target.Weight(i)),
-		}
+		e := balance.Endpoint{Instance: instance.ID, Address: instance.Address}
+		members[i] = balance.Member{Endpoint: e, Weight: uint16(target.Weight(i)), Name: endpointName(e)}
 	}
-	made.pool = m.cfg.Balance.Bind(balance.Target{
+	entry := made // made itself is not to be on the heap
+	entry.pool = m.cfg.Balance.Bind(balance.Target{
 		Snapshot: snap.Number(), Service: target.Name(), Members: members, Lane: target.Lane(), Outlier: resolver.Outlier,
 		Balance: resolver.Balance, Subsets: subsets(resolver, target),
 	})
-	m.pools.Store(target.Name(), &made)
-	return made.pool
+	m.pools.Store(target.Name(), &entry)
+	return entry.pool
 }
 
 // subsets returns the instances of each subset of r.
@@ -108,6 +109,9 @@ type dialing struct {
 	deadline time.Time      // of all
 	limit    int            // connections of the service; 0: any number
 	failed   func()         // is told of each that refused
+
+	proxy  federation.ProxyVersion // what the instance is told first; empty: nothing
+	client netip.AddrPort          // of whom; zero: unknown
 }
 
 // The ways to pick: first only what is good, in need what is there.
@@ -133,7 +137,11 @@ func (m *Mesh) dial(d dialing) (callerConn, balance.Lease, error) {
 			continue
 		}
 		endpoint, start := lease.Endpoint(), time.Now()
-		c, failure := connect(d.conn, endpoint, earlier(start.Add(d.timeout), d.deadline))
+		until := earlier(start.Add(d.timeout), d.deadline)
+		c, failure := m.reach(d.conn, endpoint, until)
+		if failure == nil && d.proxy != "" {
+			failure = introduce(c, d.proxy, d.client, endpoint.Address, until)
+		}
 		if failure == nil {
 			lease.Connected(time.Since(start))
 			return c, lease, nil
@@ -164,21 +172,29 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// connect opens a connection to e for c, whose address must be one that a catalog may name.
-func connect(c *conn, e balance.Endpoint, deadline time.Time) (callerConn, error) {
+// reach opens a connection to e for c, whose address must be one that a catalog may name.
+func (m *Mesh) reach(c *conn, e balance.Endpoint, deadline time.Time) (callerConn, error) {
 	if err := federation.CheckAddress(e.Address.Addr()); err != nil {
 		return nil, fmt.Errorf("connect instance %q: %w", e.Instance, err)
 	}
 	ctx, stop := context.WithDeadline(context.Background(), deadline)
 	defer stop()
 	c.waits(stop)
-	// Not DialTCP: it binds the local port before the kernel knows where to, so that a port serves one connection and not one
-	// for each instance.
-	to, err := (&net.Dialer{}).DialContext(ctx, "tcp", e.Address.String())
+	to, err := m.dialer(ctx, e.Address)
 	if err != nil {
 		return nil, fmt.Errorf("connect instance %q: %w", e.Instance, err)
 	}
-	return to.(*net.TCPConn), nil
+	return to, nil
+}
+
+// dialTCP is how instances are connected, but for tests. Not DialTCP of net: it binds the local port before the kernel knows where to, so
+// that a port serves one connection and not one for each instance.
+func dialTCP(ctx context.Context, to netip.AddrPort) (callerConn, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", to.String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
 }
 
 // exhausted reports whether a connection failed for want of something on this host: file descriptors, memory, or a local port

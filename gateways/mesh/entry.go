@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/gateways/jwt"
 	"github.com/tradewind-mesh/tradewind/gateways/l7"
 )
 
@@ -18,6 +19,8 @@ type Entry struct {
 	Identity federation.ServiceName // whom the listener's callers count as
 	To       federation.ServiceRef
 	Client   netip.Addr // who it is, as far as is known
+	Port     uint16     // of Client; 0: unknown
+	Require  []string   // jwt resources: one must vouch for the token of a request; none: the intentions judge alone
 }
 
 // Conn is a connection of such a caller: *net.TCPConn or *tls.Conn.
@@ -28,7 +31,7 @@ type Conn interface {
 
 func (m *Mesh) caller(by Entry) caller {
 	who := caller{bound: by.Identity, id: m.cfg.Table.Load().Identity(by.Identity), assurance: federation.AssuranceBinding,
-		wants: by.To, upstream: by.Listener, client: by.Client}
+		wants: by.To, upstream: by.Listener, client: by.Client, port: by.Port, require: by.Require}
 	if !who.client.IsValid() { // unknown, and from outside all the same
 		who.client = netip.IPv6Unspecified()
 	}
@@ -61,6 +64,10 @@ func (m *Mesh) Request(x *l7.Exchange, by Entry) {
 		return
 	}
 	defer m.serving.Done()
+	if refusal := m.require(x.Request, by.Require); refusal != nil { // before anything tells what there is
+		m.refuseToken(x, by, refusal)
+		return
+	}
 	who := m.caller(by)
 	if upstream, found := m.cfg.Table.Load().Upstream(by.To); found && !upstream.Protocol.IsHTTP() {
 		m.Refuse(x, by, http.StatusServiceUnavailable, "the service does not speak HTTP: set its protocol, or reach it by tcp or passthrough")
@@ -95,16 +102,46 @@ func (m *Mesh) Refuse(x *l7.Exchange, by Entry, status int, reason string) {
 	case http.StatusServiceUnavailable:
 		f = flagNoHealthy
 	}
+	m.turnBack(x, by, f, l7.Text(status, ""), reason)
+}
+
+// RefuseFor answers a request of a caller who asks too often: it may ask again after wait.
+func (m *Mesh) RefuseFor(x *l7.Exchange, by Entry, wait time.Duration, reason string) {
+	over := &limitError{status: http.StatusTooManyRequests, wait: wait, reason: reason}
+	m.turnBack(x, by, flagOverflow, over.response(), reason)
+}
+
+// refuseToken answers a request whose token is missing or refused. When the keys are not at hand the token may well be good: a caller
+// that is told otherwise throws it away.
+func (m *Mesh) refuseToken(x *l7.Exchange, by Entry, refusal *jwt.Refusal) {
+	res := unauthorized(refusal)
+	if refusal.Reason == jwt.ReasonNoKeys {
+		res = (&limitError{status: http.StatusServiceUnavailable, wait: tokenRetry}).response()
+	}
+	m.turnBack(x, by, flagDenied, res, refusal.Error())
+}
+
+// tokenRetry is how soon keys are fetched again at the latest, when that has failed.
+const tokenRetry = 30 * time.Second
+
+// turnBack answers a request that comes no further with res, and logs it.
+func (m *Mesh) turnBack(x *l7.Exchange, by Entry, f flags, res *http.Response, reason string) {
 	rec := m.asked(x.Request, by)
-	m.refusedHTTP(x, rec, f, l7.Text(status, ""), reason)
+	if f == flagDenied {
+		rec.decision = "deny"
+	}
+	m.refusedHTTP(x, rec, f, res, reason)
 	m.finish(rec)
 }
 
 // Redirect answers a request with another place.
 func (m *Mesh) Redirect(x *l7.Exchange, by Entry, status int, location string) {
-	rec := m.asked(x.Request, by)
-	m.refusedHTTP(x, rec, flagByRule, elsewhere(status, location), "redirected by the listener")
-	m.finish(rec)
+	m.turnBack(x, by, flagByRule, elsewhere(status, location), "redirected by the listener")
+}
+
+// Reply answers a request with res, which is the listener's own, and logs it with the reason.
+func (m *Mesh) Reply(x *l7.Exchange, by Entry, res *http.Response, reason string) {
+	m.turnBack(x, by, flagByRule, res, reason)
 }
 
 func elsewhere(status int, location string) *http.Response {
@@ -139,8 +176,10 @@ func (m *Mesh) outside(by Entry, start time.Time) *record {
 // blunt is res, a response of the mesh's own, without what concerns nobody outside.
 func blunt(res *http.Response) *http.Response {
 	out := l7.Text(res.StatusCode, strings.ToLower(http.StatusText(res.StatusCode)))
-	if after, ok := res.Header["Retry-After"]; ok {
-		out.Header["Retry-After"] = after
+	for _, name := range []string{"Retry-After", "Www-Authenticate"} { // how to do better: that is the caller's business
+		if values, ok := res.Header[name]; ok {
+			out.Header[name] = values
+		}
 	}
 	return out
 }

@@ -24,6 +24,7 @@ const (
 	VerdictAllowed     Verdict = "allowed"     // a connection would be made
 	VerdictDenied      Verdict = "denied"      // an intention, or the lack of one, forbids it, here or at the peer
 	VerdictUnreachable Verdict = "unreachable" // it is allowed, and nobody could serve it now
+	VerdictLimited     Verdict = "limited"     // it is allowed, and refused at this moment: a limit is reached
 	VerdictAnswered    Verdict = "answered"    // of a request: a rule of the route answers it, and nobody else is asked
 	VerdictRefused     Verdict = "refused"     // of a request: it is not well-formed, and no rule is asked
 )
@@ -34,6 +35,9 @@ type ExplainRequest struct {
 	Destination federation.ServiceRef `json:"destination"` // with a region: that one and no other
 	Assurance   federation.Assurance  `json:"assurance"`   // how well the caller's identity is proven; none: as by a binding
 	Request     *Request              `json:"request,omitempty"`
+
+	// Token is a JSON Web Token that the request is to bring, where those who ask for one look for it. It is in no answer.
+	Token string `json:"-"`
 }
 
 // Explanation says what would happen to a connection or a request and why. It is made of the same parts that decide them.
@@ -52,6 +56,8 @@ type Explanation struct {
 	RemoteError string                `json:"remote_error,omitempty"`
 	Conditional bool                  `json:"conditional,omitempty"` // no request was given, and only certain ones are allowed
 	Request     *Forecast             `json:"request,omitempty"`     // when one was given
+	Limits      []Limit               `json:"limits,omitempty"`      // that it meets, in the order it meets them
+	Tokens      []TokenFinding        `json:"tokens,omitempty"`      // that it brings, by the providers of this region that were asked
 	Notes       []string              `json:"notes,omitempty"`       // what limits the answer
 }
 
@@ -68,6 +74,16 @@ type call struct {
 	requests bool           // the service speaks HTTP
 	request  *match.Request // as it is forwarded; nil: before any has come
 	wire     *Request       // the same
+	token    string         // that it is to bring; empty: none but those in its header
+	priority *int           // by a rule; nil: as its header says
+}
+
+// urgency is what it counts as when a region sheds.
+func (c *call) urgency() int {
+	if c.priority != nil {
+		return *c.priority
+	}
+	return urgencyOf(c.header())
 }
 
 // decide is the decision of this region on the call going to region, with all that was considered.
@@ -102,6 +118,11 @@ type Candidate struct {
 	Path      *Path                `json:"path,omitempty"`      // to a peer
 	Endpoints []Endpoint           `json:"endpoints,omitempty"` // of this region
 	Decision  *policy.Decision     `json:"decision,omitempty"`  // of this region, on a call to that one
+	Drained   bool                 `json:"drained,omitempty"`   // used as a last resort
+	Share     float64              `json:"share,omitempty"`     // it comes back from a drain, with so much of its share now: 0 to 1
+
+	why    drop // of a plan; of a region that is kept: why it is not tried with the first
+	detour bool // it would be asked in place of a better one
 }
 
 // Path is how a peer can be reached.
@@ -144,9 +165,12 @@ func (m *Mesh) Explain(ctx context.Context, r ExplainRequest) (Explanation, erro
 	e.Caller = Caller{ID: id.String(), Service: r.Source, Assurance: r.Assurance}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	c := call{snap: snap, id: id, source: r.Source, to: r.Destination, assurance: r.Assurance}
+	c := call{snap: snap, id: id, source: r.Source, to: r.Destination, assurance: r.Assurance, token: r.Token}
+	if r.Token != "" && r.Request == nil {
+		return Explanation{}, errors.New("explain a call: it is a request that brings a token, and none is given")
+	}
 	if r.Source.Region != snap.Region() {
-		m.explainInbound(&e, &c, r.Request)
+		m.explainInbound(ctx, &e, &c, r.Request)
 		return e, nil
 	}
 	if upstream, found := snap.Upstream(c.to); found {
@@ -161,11 +185,17 @@ func (m *Mesh) Explain(ctx context.Context, r ExplainRequest) (Explanation, erro
 	return e, nil
 }
 
+// note adds a remark that was not made yet.
+func (e *Explanation) note(text string) {
+	if !slices.Contains(e.Notes, text) {
+		e.Notes = append(e.Notes, text)
+	}
+}
+
 // noteUnseen says that asked is left out of account for a service of protocol p.
 func (e *Explanation) noteUnseen(asked *Request, p federation.Protocol) {
 	if asked != nil && !p.IsHTTP() {
-		e.Notes = append(e.Notes, fmt.Sprintf("%s is carried as tcp: nobody looks at what is sent, so this is about the connection",
-			e.Destination))
+		e.note(fmt.Sprintf("%s is carried as tcp: nobody looks at what is sent, so this is about the connection", e.Destination))
 	}
 }
 
@@ -206,13 +236,16 @@ func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, of *call) {
 		}
 		return 0
 	})
+	before := false
 	for i := range e.Candidates {
 		c := &e.Candidates[i]
 		if !c.Kept {
 			continue
 		}
-		takes, final := c.Local, false
-		if !c.Local {
+		c.detour = c.why == dropNot && (before || detours(e.Candidates, c))
+		before = true
+		takes, final := m.meets(e, of, c, &upstream.Resolver)
+		if takes && !c.Local {
 			takes, final = m.askPeer(ctx, e, c, of)
 		}
 		if final {
@@ -223,6 +256,9 @@ func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, of *call) {
 			e.Decision, e.At = *c.Decision, e.Region
 			e.Conditional = of.request == nil && (c.Decision.Conditional || !c.Local && e.Remote != nil && e.Remote.Conditional)
 			e.Verdict, e.Reason = VerdictAllowed, fmt.Sprintf("%s; region %s serves it", c.Decision.Reason, c.Region)
+			if of.requests {
+				e.Limits = append(e.Limits, m.peekRetries(of, upstream.Resolver.RetryBudget))
+			}
 			return
 		}
 	}
@@ -232,6 +268,14 @@ func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, of *call) {
 	if e.Decision.Rule == "" { // nobody serves it, and yet the caller wants to know whether it would be allowed to call
 		e.Decision = of.decide(cmp.Or(of.to.Region, federation.Local))
 	}
+}
+
+// detours reports whether c would get what is meant for a better region that cannot serve, as plan.detours does.
+func detours(all []Candidate, c *Candidate) bool {
+	return slices.ContainsFunc(all, func(o Candidate) bool {
+		return !o.Kept && (o.why == dropNoPath || o.why == dropUnhealthy || o.why == dropAvoided) &&
+			(o.Rank < c.Rank || o.Rank == c.Rank && o.rtt() <= c.rtt())
+	})
 }
 
 // explainNoCandidate finds the reason that weighs most when no region would be tried.
@@ -257,7 +301,11 @@ func (m *Mesh) explainNoCandidate(e *Explanation, upstream *route.Upstream) {
 
 // nobodyHas says that the destination has no candidate at all.
 func nobodyHas(e *Explanation) string {
-	service := e.Destination.Service
+	service, region := e.Destination.Service, e.Destination.Region
+	is := func(c Candidate) bool { return c.Region == region || c.Local && region == federation.Local }
+	if region != "" && !slices.ContainsFunc(e.Candidates, is) {
+		return fmt.Sprintf("region %q, which the call names, is neither this region nor a peer", region)
+	}
 	if slices.ContainsFunc(e.Candidates, func(c Candidate) bool { return c.Total > 0 }) {
 		return fmt.Sprintf("no region that may serve the call has a service called %s", service)
 	}
@@ -287,17 +335,18 @@ func (m *Mesh) explainCandidate(of *call, upstream *route.Upstream, considered r
 		c.drained(candidate, len(upstream.Candidates))
 		c.Endpoints = m.endpoints(of.snap, candidate.Local, of.subset)
 		if !slices.ContainsFunc(c.Endpoints, func(e Endpoint) bool { return e.Healthy && e.Ejected == 0 }) {
-			c.Kept, c.Reason = false, dropUnhealthy.String()
+			c.Kept, c.Reason, c.why = false, dropUnhealthy.String(), dropUnhealthy
 		}
 	default:
-		switch why, _ := m.weigh(upstream.Service, candidate); why {
+		c.why, _ = m.weigh(upstream.Service, candidate)
+		switch c.why {
 		case dropNot:
 		case dropOld:
 			c.Rank += len(upstream.Candidates) // behind all that are not old
 		case dropDrained, dropReturning:
 			c.drained(candidate, len(upstream.Candidates))
 		default:
-			c.Kept, c.Reason = false, why.String()
+			c.Kept, c.Reason = false, c.why.String()
 		}
 	}
 	return c
@@ -305,12 +354,14 @@ func (m *Mesh) explainCandidate(of *call, upstream *route.Upstream, considered r
 
 // drained puts a candidate that is drained behind all n candidates, and those that are old.
 func (c *Candidate) drained(of *route.Candidate, n int) {
-	switch drained(of) { //nolint:exhaustive // it says nothing else
+	switch c.why = drained(of); c.why { //nolint:exhaustive // it says nothing else
 	case dropDrained:
+		c.Drained = true
 		c.Rank += 2 * n
 		c.Reason += "; it is drained, and used as a last resort"
 	case dropReturning:
-		c.Reason += fmt.Sprintf("; it comes back from a drain and gets %.0f %% of its share now", 100*of.Drain.Share(time.Now()))
+		c.Share = of.Drain.Share(time.Now())
+		c.Reason += fmt.Sprintf("; it comes back from a drain and gets %.0f %% of its share now", 100*c.Share)
 	}
 }
 
@@ -348,7 +399,7 @@ func (m *Mesh) endpoints(snap *route.Snapshot, target route.LocalTarget, subset 
 }
 
 // explainInbound follows a call that a peer's caller would make to a service of this region.
-func (m *Mesh) explainInbound(e *Explanation, of *call, asked *Request) {
+func (m *Mesh) explainInbound(ctx context.Context, e *Explanation, of *call, asked *Request) {
 	from, service := of.source.Region, of.to.Service
 	if region := of.to.Region; region != "" && region != federation.Local && region != of.snap.Region() {
 		e.Verdict, e.Reason = VerdictDenied, fmt.Sprintf("a call of region %s to region %s does not pass through here", from, region)
@@ -361,7 +412,7 @@ func (m *Mesh) explainInbound(e *Explanation, of *call, asked *Request) {
 	if found {
 		e.noteUnseen(asked, target.Protocol())
 	}
-	if of.requests && asked != nil && !m.explainArrived(e, of, asked) {
+	if of.requests && asked != nil && !m.explainArrived(ctx, e, of, asked) {
 		return
 	}
 	e.Decision = of.decide(federation.Local)
@@ -388,5 +439,14 @@ func (m *Mesh) explainInbound(e *Explanation, of *call, asked *Request) {
 		e.Verdict, e.Reason = VerdictUnreachable, fmt.Sprintf("%s, but it cannot be served: %s", e.Decision.Reason, c.Reason)
 	default:
 		e.Verdict, e.Reason = VerdictAllowed, e.Decision.Reason
+		if !of.requests {
+			return
+		}
+		e.Limits = m.peekHere(of, from, m.resolver(of.snap, service), false)
+		if over := refusing(e.Limits); over != nil {
+			over.final = true // the verdict on this region: whether the peer goes elsewhere is the peer's
+			c.Decision = &e.Decision
+			m.limited(e, &c, *over)
+		}
 	}
 }

@@ -62,6 +62,9 @@ func (r *Request) read() (*http.Request, error) {
 	if strings.Count(text, "\n") != lines+1 || strings.Count(text, "\r") != lines+1 {
 		return nil, errors.New("400: there is a line break in it")
 	}
+	if strings.ContainsAny(r.Method, " \t") { // it would be read as a part of the target
+		return nil, fmt.Errorf("400: method (%s)", refusals["method"])
+	}
 	reader := http1.NewReader(strings.NewReader(text), http1.Rules{})
 	defer reader.Release()
 	req, err := reader.ReadRequest()
@@ -71,12 +74,35 @@ func (r *Request) read() (*http.Request, error) {
 	var bad *http1.Error
 	switch {
 	case errors.As(err, &bad):
+		if words := refusals[bad.Reason]; words != "" {
+			return nil, fmt.Errorf("%d: %s (%s)", bad.Status, bad.Reason, words)
+		}
 		return nil, fmt.Errorf("%d: %s", bad.Status, bad.Reason)
 	case err != nil:
 		return nil, err
 	}
 	l7.StripReserved(req.Header)
 	return req, nil
+}
+
+// refusals says what is wrong with a request that is refused with a reason of package http1.
+var refusals = map[string]string{
+	"target-form":      "a request is a method, a path that begins with a slash, and nothing else",
+	"target-character": "the path has a character that must be written as an escape, such as %20",
+	"dot-segment":      "the path has . or .. between slashes, written out or as an escape",
+	"empty-segment":    "the path has two slashes with nothing between",
+	"encoded-slash":    "the path has %2F or %5C, which some servers take for a slash",
+	"encoded-control":  "the path has an escape for a control character",
+	"backslash":        "the path has a backslash, which some servers take for a slash",
+	"escape":           "a percent sign in the path is not followed by two hexadecimal digits",
+	"fragment":         "a part after # is for browsers and is never sent",
+	"host":             "the host is no name and no address",
+	"host-port":        "the port of the host is no number from 1 to 65535",
+	"host-differs":     "the URL and the field Host name different hosts",
+	"method":           "the method is no word of letters, digits and hyphens",
+	"field-name":       "the name of a header field has a character that is not allowed",
+	"field-value":      "the value of a header field has a character that is not allowed",
+	"underscore":       "the name of a header field has an underscore, which some servers take for a hyphen",
 }
 
 // worded is r in words.
@@ -86,14 +112,14 @@ func worded(r *http.Request) *Request {
 
 // explainRequest follows a request of a local caller as requestOut does.
 func (m *Mesh) explainRequest(ctx context.Context, e *Explanation, of call, in *Request) {
-	f := &Forecast{Request: *in}
+	f := &Forecast{Request: *m.shown(in)}
 	e.Request = f
 	r, err := in.read()
 	if err != nil {
 		e.refused(err)
 		return
 	}
-	f.Request = *worded(r)
+	f.Request = *m.shown(worded(r))
 	search := of.snap.ExplainRule(of.to.Service, asked(r))
 	rule := search.Rule
 	f.Before, f.More = search.Before, search.More
@@ -122,8 +148,8 @@ func (m *Mesh) explainRequest(ctx context.Context, e *Explanation, of call, in *
 		return
 	}
 	rule.Request.Apply(r.Header)
-	f.Forwarded = worded(r)
-	of.request, of.wire = asked(r), f.Forwarded
+	f.Forwarded = m.shown(worded(r))
+	of.request, of.wire = asked(r), worded(r)
 	m.explainShares(ctx, e, of, rule, r)
 }
 
@@ -148,7 +174,7 @@ func (m *Mesh) explainShares(ctx context.Context, e *Explanation, of call, rule 
 	for i, s := range splits {
 		part, to := begun, of
 		part.Candidates = []Candidate{}
-		to.subset, to.prefers = s.Subset, s.Region
+		to.subset, to.prefers, to.priority = s.Subset, s.Region, rule.Priority
 		if !s.Service.IsZero() {
 			to.to = federation.ServiceRef{Service: s.Service}
 		}
@@ -156,7 +182,11 @@ func (m *Mesh) explainShares(ctx context.Context, e *Explanation, of call, rule 
 			to.prefers = affinityOf(upstream.Resolver.Affinity, r, of.id.String()).region
 		}
 		part.Destination = to.to
-		m.explainOutbound(ctx, &part, &to)
+		bears := r.WithContext(ctx)
+		bears.Header = r.Header.Clone()
+		if m.explainVouch(ctx, &part, &to, bears) {
+			m.explainOutbound(ctx, &part, &to)
+		}
 		share := Share{Destination: to.to, Subset: s.Subset, Prefers: s.Region, Percent: 100 * float64(s.Weight) / sum,
 			Verdict: part.Verdict, At: part.At, Reason: part.Reason}
 		for _, c := range part.Candidates {
@@ -178,14 +208,15 @@ func (m *Mesh) explainShares(ctx context.Context, e *Explanation, of call, rule 
 
 // explainArrived reads a request that a peer's caller would make, and reports whether it is well-formed. The routes of this region are
 // for its own callers: the peer's gateway has been through those of its own.
-func (m *Mesh) explainArrived(e *Explanation, of *call, in *Request) bool {
-	e.Request = &Forecast{Request: *in}
+func (m *Mesh) explainArrived(ctx context.Context, e *Explanation, of *call, in *Request) bool {
+	e.Request = &Forecast{Request: *m.shown(in)}
 	r, err := in.read()
 	if err != nil {
 		e.refused(err)
 		return false
 	}
 	of.wire, of.request = worded(r), asked(r)
-	e.Request.Request, e.Request.Forwarded = *of.wire, of.wire
-	return true
+	e.Request.Forwarded = m.shown(of.wire)
+	e.Request.Request = *e.Request.Forwarded
+	return m.explainVouch(ctx, e, of, r)
 }

@@ -114,7 +114,7 @@ func TestExplainAgreesWithWhatRequestsMeet(t *testing.T) {
 				t.Errorf("%s: forecast %+v, got %d", test.target, f, status)
 			}
 		case mesh.VerdictRefused:
-			if !strings.HasSuffix(e.Reason, strings.TrimPrefix(body, "bad request: ")) {
+			if !strings.Contains(e.Reason, " "+strings.TrimPrefix(body, "bad request: ")+" (") {
 				t.Errorf("%s: forecast %q, got %q", test.target, e.Reason, body)
 			}
 		case mesh.VerdictAllowed:

@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -35,6 +34,8 @@ const (
 const (
 	outcomeUnavailable = "unavailable" // no instance could be given the request: it may be sent elsewhere
 	outcomeDenied      = "denied"      // unknown, not exported or not allowed
+	outcomeBroken      = "broken"      // an instance broke off: whether it is tried again is for the caller's gateway, which counts the tries
+	outcomeUntouched   = "untouched"   // the same, and it has not processed the request
 )
 
 // httpState is what the data path keeps for requests.
@@ -65,17 +66,33 @@ func speaksTwo(p federation.Protocol) bool {
 	return p == federation.ProtocolHTTP2 || p == federation.ProtocolGRPC
 }
 
-// asked is r as rules see it, once its target is canonical.
+// asked is r as rules see it, once its target is canonical. It shares the header, which stays as it is from then on: what a hop adds is
+// in l7.Way.
 func asked(r *http.Request) *match.Request {
-	path, query, _ := strings.Cut(r.RequestURI, "?")
-	return &match.Request{Method: r.Method, Host: match.Host(r.Host), Path: path, Query: query, Header: r.Header}
+	a := seen(r)
+	return &a
 }
 
-// kept is asked for as long as r is under way: it is judged again while fields for one hop are added to r and taken away.
-func kept(r *http.Request) *match.Request {
-	k := asked(r)
-	k.Header = maps.Clone(k.Header)
-	return k
+func seen(r *http.Request) match.Request {
+	path, query, _ := strings.Cut(r.RequestURI, "?")
+	return match.Request{Method: r.Method, Host: match.Host(r.Host), Path: path, Query: query, Header: r.Header}
+}
+
+// request is what is kept of one request while it is under way, in one allocation. None of it is used for another one: who judges open
+// connections again may be late.
+type request struct {
+	rec   record
+	http  httpRecord
+	conn  conn
+	asked match.Request
+	trip  trip // of a local caller
+}
+
+// newRequest begins with r. The caller fills in who calls whom.
+func newRequest(r *http.Request) *request {
+	q := &request{asked: seen(r), http: httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto, id: requestID(r)}}
+	q.rec.start, q.rec.http, q.rec.conn = time.Now(), &q.http, &q.conn
+	return q
 }
 
 // session serves the requests of one connection c, which conn stands for, until it ends.
@@ -103,6 +120,8 @@ type conveyed struct {
 	done  func(answered bool) // gives back what the request held; called once
 	final bool                // of a failure: nothing else may be tried
 	again bool                // of a failure: the same may be tried once more
+	poor  bool                // of an answer: another try would have been better
+	made  bool                // of an answer: a peer's gateway gave it, and no instance
 }
 
 // finishHTTP sends res to the caller and closes the books on the request.
@@ -119,11 +138,21 @@ func (m *Mesh) finishHTTP(x *l7.Exchange, rec *record, c conveyed) {
 	switch err.(type) { //nolint:errorlint // Respond wraps nothing
 	case nil:
 	case *l7.CallerError:
-		rec.flags, rec.reason = flagDownstream, err.Error()
+		rec.flags, rec.reason = rec.flags|flagDownstream, err.Error()
 	default:
-		rec.flags, rec.reason = flagUpstream, err.Error()
+		if rec.conn.why() == nil && rec.conn.deserted(x.Request) {
+			rec.flags, rec.reason = rec.flags|flagDownstream, errLeft.Error()
+			break
+		}
+		rec.flags, rec.reason = rec.flags|flagUpstream, err.Error()
 	}
 	c.done(rec.flags&flagUpstream == 0)
+}
+
+// deserted closes the books on a request whose caller has left before there was a response.
+func (m *Mesh) deserted(x *l7.Exchange, rec *record) {
+	rec.flags, rec.reason = rec.flags|flagDownstream, errLeft.Error()
+	x.Abort()
 }
 
 // switched carries the bytes of a connection that has left HTTP, until it ends.
@@ -158,9 +187,11 @@ func (m *Mesh) refusedHTTP(x *l7.Exchange, rec *record, f flags, res *http.Respo
 	rec.reason, rec.http.status = reason, res.StatusCode
 	if bad := x.Bad(); bad != nil {
 		rec.flags, rec.reason, rec.http.status = flagProtocol, bad.Reason, bad.Status
+		x.Own = true
 		_, _ = x.Respond(rec.shown(badBody(bad)))
 		return
 	}
+	x.Own = rec.flags&flagByRule == 0
 	_, _ = x.Respond(rec.shown(res))
 }
 
@@ -170,6 +201,15 @@ func (r *record) shown(res *http.Response) *http.Response {
 		return blunt(res)
 	}
 	return res
+}
+
+// hushed is shown of a response that a peer's gateway has made.
+func (r *record) hushed(res *http.Response) *http.Response {
+	out := r.shown(res)
+	if out != res && res.Body != nil {
+		_ = res.Body.Close()
+	}
+	return out
 }
 
 // badBody answers a caller whose request's body was found wrong when it was under way.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/balance"
+	"github.com/tradewind-mesh/tradewind/gateways/http1"
 	"github.com/tradewind-mesh/tradewind/gateways/l7"
 )
 
@@ -18,6 +19,9 @@ const (
 	headerAffinity = "X-Tradewind-Affinity" // key in hexadecimal
 	headerSubset   = "X-Tradewind-Subset"   // name, of the serving region's resolver
 	headerTimeout  = "X-Tradewind-Timeout"  // milliseconds until nobody waits for the response any more
+
+	// headerTried names, by a key in hexadecimal, the instance that broke off: in a response with outcomeBroken, and in the next try.
+	headerTried = "X-Tradewind-Tried"
 )
 
 // affinity is what keeps the requests of one client together.
@@ -62,21 +66,28 @@ func (s affinity) keep(a *federation.Affinity, h http.Header, region federation.
 	h["Set-Cookie"] = append(h["Set-Cookie"], c.String())
 }
 
-// tell writes down for the gateway of a peer what it has to know of the request.
-func (t *trip) tell(deadline time.Time) {
-	h := t.x.Request.Header
+// tell is what the gateway of a peer has to know of the request.
+func (t *trip) tell(deadline time.Time) (fields []http1.Field) {
 	if t.sticks.key != 0 {
-		h[headerAffinity] = []string{strconv.FormatUint(t.sticks.key, 16)}
+		fields = append(fields, http1.Field{Name: headerAffinity, Value: strconv.FormatUint(t.sticks.key, 16)})
 	}
 	if t.subset != "" {
-		h[headerSubset] = []string{t.subset}
+		fields = append(fields, http1.Field{Name: headerSubset, Value: t.subset})
 	}
 	if t.spill.detour {
-		h[headerDetour] = []string{"1"}
+		fields = append(fields, http1.Field{Name: headerDetour, Value: "1"})
 	}
 	if !deadline.IsZero() {
-		h[headerTimeout] = []string{strconv.FormatInt(max(1, time.Until(deadline).Milliseconds()), 10)}
+		left := strconv.FormatInt(max(1, time.Until(deadline).Milliseconds()), 10)
+		fields = append(fields, http1.Field{Name: headerTimeout, Value: left})
 	}
+	if t.rule.Priority != nil {
+		fields = append(fields, http1.Field{Name: headerUrgency, Value: strconv.Itoa(t.urgency)})
+	}
+	if t.tried != 0 {
+		fields = append(fields, http1.Field{Name: headerTried, Value: strconv.FormatUint(t.tried, 16)})
+	}
+	return fields
 }
 
 // asks is what the gateway of a peer has written down.
@@ -85,6 +96,8 @@ type asks struct {
 	subset   string
 	deadline time.Time
 	detour   bool
+	urgency  int
+	tried    uint64 // key of an instance; 0: none
 }
 
 // takeAsks reads it, and removes it: no instance is to see it. What cannot be read was not asked.
@@ -98,6 +111,12 @@ func takeAsks(r *http.Request) asks {
 		a.deadline = time.Now().Add(time.Duration(ms) * time.Millisecond)
 	}
 	a.detour = r.Header.Get(headerDetour) != ""
+	if a.urgency = urgencyOf(r.Header); len(r.Header[headerUrgency]) == 1 {
+		if u, err := strconv.ParseUint(r.Header[headerUrgency][0], 10, 3); err == nil {
+			a.urgency = int(u)
+		}
+	}
+	a.tried, _ = strconv.ParseUint(r.Header.Get(headerTried), 16, 64)
 	l7.StripReserved(r.Header)
 	return a
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"time"
+	"strconv"
 
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/l7"
@@ -28,13 +28,16 @@ func (m *Mesh) requestIn(x *l7.Exchange, of *conn) {
 	snap := m.cfg.Table.Load()
 	r := x.Request
 	asks := takeAsks(r)
-	rec := &record{start: time.Now(), direction: inbound, source: of.source, assurance: of.assurance, srcRegion: of.peer, peer: of.peer,
-		dstRegion: m.cfg.Region, destination: of.service, http: &httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto, id: requestID(r)}}
-	conn := &conn{direction: inbound, source: of.source, assurance: of.assurance, service: of.service, peer: of.peer, request: kept(r)}
-	rec.conn = conn
-	refusal := m.vouch(snap, conn, r)
+	q := newRequest(r)
+	rec, conn := &q.rec, &q.conn
+	rec.direction, rec.source, rec.assurance, rec.srcRegion, rec.peer = inbound, of.source, of.assurance, of.peer, of.peer
+	rec.dstRegion, rec.destination = m.cfg.Region, of.service
+	conn.direction, conn.source, conn.assurance = inbound, of.source, of.assurance
+	conn.service, conn.peer, conn.request = of.service, of.peer, &q.asked
+	refusal := m.vouch(snap, conn, r, nil)
 	m.live.begin()
 	m.live.add(conn)
+	x.Watch(conn)
 	defer func() {
 		m.live.remove(conn)
 		m.finish(rec)
@@ -78,15 +81,22 @@ func (m *Mesh) deliver(x *l7.Exchange, conn *conn, a *ask, asks asks) {
 		sticks = affinityOf(a.resolver.Affinity, x.Request, conn.source.String())
 		a.key = sticks.key
 	}
-	a.detour = asks.detour
+	a.detour, a.urgency = asks.detour, asks.urgency
 	var c conveyed
 	err := a.enter(asks.subset)
 	if err == nil {
 		defer a.leave()
-		c, err = a.insist(x.Request, l7.Way{Deadline: asks.deadline, Idle: httpIdle, Interim: x.Interim})
+		way := l7.Way{Deadline: asks.deadline, Idle: httpIdle, Interim: x.Interim, Ends: a.conn.waits}
+		a.avoid(asks.tried)
+		if c, err = a.try(x.Request, way); a.n > 0 && errors.Is(err, errNoInstance) { // there is no other
+			a.n, a.mode = 0, 0
+			c, err = a.try(x.Request, way)
+		}
 	}
 	var over *limitError
 	switch {
+	case err != nil && conn.why() == nil && conn.deserted(x.Request):
+		m.deserted(x, rec)
 	case errors.As(err, &over):
 		res := over.response()
 		if over.status == http.StatusServiceUnavailable {
@@ -110,9 +120,19 @@ func (m *Mesh) deliver(x *l7.Exchange, conn *conn, a *ask, asks asks) {
 	case timedOut(err):
 		m.refusedHTTP(x, rec, flagTimeout, l7.Text(http.StatusGatewayTimeout, "the instance did not answer in time"), err.Error())
 	default:
-		m.refusedHTTP(x, rec, flagUpstream, l7.Text(http.StatusBadGateway, "the instance broke the connection"), err.Error())
+		res := l7.Text(http.StatusBadGateway, errBroken.Error())
+		res.Header[headerOutcome] = []string{outcomeBroken}
+		var refused *l7.RefusedError
+		if errors.As(err, &refused) {
+			res.Header[headerOutcome] = []string{outcomeUntouched}
+		}
+		res.Header[headerTried] = []string{strconv.FormatUint(a.failed, 16)}
+		m.refusedHTTP(x, rec, flagUpstream, res, err.Error())
 	}
 }
+
+// errBroken says that an instance of a peer's region broke off.
+var errBroken = errors.New("the instance broke the connection")
 
 // outcome is a response of this gateway's own. A peer learns no more than that.
 func outcome(status int, word string) *http.Response {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
 	"github.com/tradewind-mesh/tradewind/gateways/balance"
+	"github.com/tradewind-mesh/tradewind/gateways/http1"
 	"github.com/tradewind-mesh/tradewind/gateways/l7"
 	"github.com/tradewind-mesh/tradewind/gateways/limit"
 )
@@ -33,18 +35,22 @@ type ask struct {
 	resolver *federation.Resolver
 	load     *limit.Adaptive
 	detour   bool // meant for another region, which cannot take it
+	urgency  int
+	picked   *atomic.Int64 // is told one more than the index of the instance that is asked; nil: nobody wants to know
 
-	tried [maxDials]int
-	n     int
-	mode  int
-	err   error // of the last instance that was not reached
+	caller [1]http1.Field // what the instance is told
+
+	tried  [maxDials]int
+	n      int
+	mode   int
+	failed uint64 // key of the last instance that broke off
+	err    error  // of the last instance that was not reached
 }
 
 // try sends r to the next instance that can be reached, and returns its answer. The error is errNoInstance when there is none left to ask,
-// wrapped with errUnreached when all were dead.
+// wrapped with errUnreached when all were dead. way.Ends is of the conn of a.
 func (a *ask) try(r *http.Request, way l7.Way) (conveyed, error) {
-	way.Ends = a.conn.waits
-	if !a.load.Admit(limit.Share(urgencyOf(r.Header), a.detour), a.mesh.sinceStart()) {
+	if !a.load.Admit(limit.Share(a.urgency, a.detour), a.mesh.sinceStart()) {
 		return conveyed{}, errCrowded
 	}
 	var took time.Duration
@@ -61,14 +67,17 @@ func (a *ask) try(r *http.Request, way l7.Way) (conveyed, error) {
 			a.unreached(lease, err)
 			continue
 		}
-		a.rec.endpoint = endpointName(lease.Endpoint())
+		a.rec.endpoint = lease.Name()
 		sent := a.conn.withheld(r)
-		sent.Header[headerCaller] = []string{a.conn.source.String()}
+		a.caller[0] = http1.Field{Name: headerCaller, Value: a.conn.source.String()}
+		way.Fields = a.caller[:]
+		if a.picked != nil {
+			a.picked.Store(int64(lease.Index()) + 1)
+		}
 		begin := time.Now()
 		res, err := k.Do(sent, way)
 		took = time.Since(begin)
 		result = loadOf(sent, res, err)
-		delete(sent.Header, headerCaller)
 		if err == nil {
 			lease.Connected(took)
 			l7.StripReserved(res.Header)
@@ -78,13 +87,18 @@ func (a *ask) try(r *http.Request, way l7.Way) (conveyed, error) {
 			}}, nil
 		}
 		a.conn.waits(nil)
-		if k.Reused() && !fresh && !a.conn.isOver() && resendable(r, err) {
-			lease.Done(balance.Abandoned) // it had closed the connection while that was idle: no fault of it
+		if a.conn.isOver() || r.Context().Err() != nil {
+			lease.Done(balance.Abandoned)
+			return conveyed{}, err
+		}
+		if k.Reused() && !fresh && resendable(r, err) && a.mesh.burdenOf(a.service).budget.Retry(a.resolver.RetryBudget, a.mesh.sinceStart()) {
+			lease.Done(balance.Abandoned) // it had closed the connection while that was idle: no fault of it, as a rule
 			fresh = true
 			continue
 		}
 		a.tried[a.n] = lease.Index()
 		a.n++
+		a.failed = lease.Key()
 		lease.Done(balance.Unanswered)
 		return conveyed{}, fmt.Errorf("instance %q: %w", lease.Endpoint().Instance, err)
 	}
@@ -96,14 +110,11 @@ func (a *ask) try(r *http.Request, way l7.Way) (conveyed, error) {
 	return conveyed{}, errNoInstance
 }
 
-// insist is try, and once more when an instance has died in the middle of a request that may be sent again.
-func (a *ask) insist(r *http.Request, way l7.Way) (conveyed, error) {
-	c, err := a.try(r, way)
-	if err == nil || errors.Is(err, errNoInstance) || errors.Is(err, errUnreached) || a.conn.isOver() || !resendable(r, err) {
-		return c, err
+// avoid has the instance whose key is failed asked only if there is no other.
+func (a *ask) avoid(failed uint64) {
+	if i, found := a.pool.Index(failed); found && failed != 0 {
+		a.tried[0], a.n = i, 1
 	}
-	a.rec.retries++
-	return a.try(r, way)
 }
 
 // pick chooses the next instance.
@@ -139,14 +150,14 @@ func verdictOf(answered bool, status int) balance.Result {
 
 // client returns a connection to the instance of lease, a used one if there is one and it need not be fresh.
 func (a *ask) client(lease balance.Lease, fresh bool) (*l7.Client, error) {
-	endpoint, start := lease.Endpoint(), time.Now()
+	endpoint := lease.Endpoint()
 	key := instanceKey{endpoint, a.two}
 	if !fresh {
 		if k := a.mesh.http.pool.Get(key); k != nil {
 			return k, nil
 		}
 	}
-	c, err := connect(a.conn, endpoint, earlier(start.Add(a.timeout), a.deadline))
+	c, err := a.mesh.reach(a.conn, endpoint, earlier(time.Now().Add(a.timeout), a.deadline))
 	a.conn.waits(nil)
 	if err != nil {
 		return nil, err

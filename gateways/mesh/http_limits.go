@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"iter"
 	"math"
 	"net/http"
 	"strconv"
@@ -20,6 +21,8 @@ const maxCallers = 10_000
 // burden is what a service has to bear of requests, here.
 type burden struct {
 	budget limit.Budget
+	hedges limit.Budget
+	tails  sync.Map // federation.Region -> *limit.Tail
 	gate   limit.Gate
 	peers  sync.Map // federation.Region -> *limit.Gate
 	rates  sync.Map // federation.RateLimit -> *limit.Rates or *limit.Rate; as many as resources ever had
@@ -63,14 +66,9 @@ func (m *Mesh) admit(conn *conn, r *federation.Resolver, until time.Time) (leave
 		return func() {}, nil
 	}
 	b := m.burdenOf(conn.service)
-	for _, per := range []federation.RatePer{federation.PerCaller, federation.PerService} { // who asks too often must not use up what others may
-		for _, l := range r.RateLimits {
-			if l.Per != per {
-				continue
-			}
-			if wait, ok := b.take(l, conn.source.String(), m.sinceStart()); !ok {
-				return nil, &limitError{status: http.StatusTooManyRequests, wait: wait, reason: fmt.Sprintf("more than %s for each %s", l.Rate, l.Per)}
-			}
+	for l := range inOrder(r.RateLimits) {
+		if wait, ok := b.take(l, conn.source.String(), m.sinceStart()); !ok {
+			return nil, overRate(l, wait)
 		}
 	}
 	ctx, stop := context.WithDeadline(context.Background(), until)
@@ -82,14 +80,14 @@ func (m *Mesh) admit(conn *conn, r *federation.Resolver, until time.Time) (leave
 		g, _ := b.peers.LoadOrStore(conn.peer, &limit.Gate{})
 		gate := g.(*limit.Gate)
 		if err := gate.Enter(ctx, n, 0); err != nil {
-			return nil, &limitError{status: http.StatusServiceUnavailable, wait: time.Second, reason: fmt.Sprintf("more than %d requests of region %s at once", n, conn.peer)}
+			return nil, overPeer(n, conn.peer)
 		}
 		leave = gate.Leave
 	}
 	if n := r.Limits.Requests; n > 0 {
 		if err := b.gate.Enter(ctx, n, r.Limits.Pending); err != nil {
 			leave()
-			return nil, &limitError{status: http.StatusServiceUnavailable, wait: time.Second, reason: fmt.Sprintf("more than %d requests at once: %v", n, err)}
+			return nil, overRequests(n, err)
 		}
 		before := leave
 		leave = func() {
@@ -98,6 +96,45 @@ func (m *Mesh) admit(conn *conn, r *federation.Resolver, until time.Time) (leave
 		}
 	}
 	return leave, nil
+}
+
+// inOrder yields the rate limits in the order in which they are asked: who asks too often must not use up what others may.
+func inOrder(all []federation.RateLimit) iter.Seq[federation.RateLimit] {
+	return func(yield func(federation.RateLimit) bool) {
+		for _, per := range [...]federation.RatePer{federation.PerCaller, federation.PerService} {
+			for _, l := range all {
+				if l.Per == per && !yield(l) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func overRate(l federation.RateLimit, wait time.Duration) *limitError {
+	return &limitError{status: http.StatusTooManyRequests, wait: wait, reason: fmt.Sprintf("more than %s for each %s", l.Rate, l.Per)}
+}
+
+func overPeer(n int, peer federation.Region) *limitError {
+	return &limitError{status: http.StatusServiceUnavailable, wait: time.Second,
+		reason: fmt.Sprintf("more than %d requests of region %s at once", n, peer)}
+}
+
+func overRequests(n int, err error) *limitError {
+	return &limitError{status: http.StatusServiceUnavailable, wait: time.Second,
+		reason: fmt.Sprintf("more than %d requests at once: %v", n, err)}
+}
+
+// peek is take of a request that does not come: how long it would have to wait, and how much of the burst is used up.
+func (b *burden) peek(l federation.RateLimit, caller string, now time.Duration) (used int, wait time.Duration) {
+	held, _ := b.rates.Load(l)
+	switch r := held.(type) {
+	case *limit.Rates:
+		return r.Peek(caller, l, now)
+	case *limit.Rate:
+		return r.Peek(l, now)
+	}
+	return 0, 0
 }
 
 func (b *burden) take(l federation.RateLimit, caller string, now time.Duration) (wait time.Duration, ok bool) {

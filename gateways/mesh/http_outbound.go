@@ -27,18 +27,17 @@ func (m *Mesh) serveRequests(ctx context.Context, c callerConn, who *caller, con
 func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 	snap := m.cfg.Table.Load()
 	r := x.Request
-	rec := &record{start: time.Now(), direction: outbound, source: who.id, assurance: who.assurance, srcRegion: m.cfg.Region,
-		destination: who.wants.Service, dstRegion: who.wants.Region, upstream: who.upstream, client: who.client,
-		http: &httpRecord{method: r.Method, target: r.RequestURI, version: r.Proto, id: requestID(r)}}
-	conn := &conn{direction: outbound, source: who.id, assurance: who.assurance, chain: who.chain, service: who.wants.Service,
-		pinned: who.wants.Region != ""}
-	rec.conn = conn
+	q := newRequest(r)
+	rec, conn := &q.rec, &q.conn
+	rec.direction, rec.source, rec.assurance, rec.srcRegion = outbound, who.id, who.assurance, m.cfg.Region
+	rec.destination, rec.dstRegion, rec.upstream, rec.client = who.wants.Service, who.wants.Region, who.upstream, who.client
+	conn.direction, conn.source, conn.assurance, conn.chain = outbound, who.id, who.assurance, who.chain
+	conn.service, conn.pinned = who.wants.Service, who.wants.Region != ""
 	m.live.begin()
 	defer m.live.done()
 	defer m.finish(rec)
 
-	came := asked(r)
-	rule := snap.Rule(who.wants.Service, came)
+	rule := snap.Rule(who.wants.Service, &q.asked)
 	if rule.Fault != nil && m.hurt(x, rec, conn, rule.Fault) {
 		return
 	}
@@ -52,9 +51,11 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 		return
 	}
 	rule.Request.Apply(r.Header)
-	conn.request = kept(r) // what is judged is what is forwarded
+	if conn.request = &q.asked; rule.Rewrite != nil {
+		q.asked = seen(r) // what is judged is what is forwarded
+	}
 	if rule.Mirror != nil {
-		m.mirror(r, rule, who)
+		defer m.mirror(r, rule, who)()
 	}
 	split := rule.Pick()
 	to := who.wants
@@ -62,13 +63,14 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 		to = federation.ServiceRef{Service: split.Service}
 	}
 	conn.service, rec.destination = to.Service, to.Service
-	if refusal := m.vouch(snap, conn, r); refusal != nil {
+	if refusal := m.vouch(snap, conn, r, who.require); refusal != nil {
 		rec.decision = "deny"
 		m.refusedHTTP(x, rec, flagDenied, unauthorized(refusal), refusal.Error())
 		return
 	}
 	m.live.add(conn)
 	defer m.live.remove(conn)
+	x.Watch(conn)
 	if m.stopped.Load() {
 		conn.end(stopping)
 	}
@@ -80,14 +82,23 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 		return
 	}
 	sticks := affinityOf(upstream.Resolver.Affinity, r, who.id.String())
-	t := &trip{mesh: m, x: x, rule: rule, conn: conn, rec: rec, subset: split.Subset, sticks: sticks,
+	t := &q.trip
+	*t = trip{mesh: m, x: x, rule: rule, conn: conn, rec: rec, subset: split.Subset, sticks: sticks,
 		plan: plan{mesh: m, snap: snap, upstream: preferring(upstream, cmp.Or(split.Region, sticks.region)), who: who, request: conn.request, lot: sticks.key}}
+	if t.urgency = urgencyOf(r.Header); rule.Priority != nil {
+		t.urgency = *rule.Priority
+	}
 	t.spill.burden = m.burdenOf(to.Service)
 	t.spill.burden.budget.Request(upstream.Resolver.RetryBudget, m.sinceStart())
+	defer func() { t.hedge.wait() }()
 	c, err := t.send()
 	if err != nil {
 		t.explain(err)
 		return
+	}
+	if c.made {
+		x.Own = true
+		c.res = rec.hushed(c.res)
 	}
 	sticks.keep(upstream.Resolver.Affinity, c.res.Header, rec.dstRegion)
 	rule.Response.Apply(c.res.Header)
@@ -233,6 +244,10 @@ type trip struct {
 
 	deadline time.Time // of the whole; zero: none
 	retries  int       // used up
+	hedge    *hedge    // nil: it is not to be sent a second time
+	isSecond bool      // it is the second try of that
+	urgency  int       // RFC 9218
+	tried    uint64    // key of the instance of a peer's region that broke off just now; 0: none did
 	subset   string    // of the service; empty: all of it
 	sticks   affinity
 	spill    spilling
@@ -256,7 +271,7 @@ func (t *trip) send() (conveyed, error) {
 		}
 		entered := false
 		if !ok {
-			s, entered = t.awaitRoom()
+			s, entered = t.awaitRoom(search)
 			ok = entered
 		}
 		if !ok || spent(t.conn, search) != nil && t.retries == 0 {
@@ -268,20 +283,9 @@ func (t *trip) send() (conveyed, error) {
 		if !entered && !t.enter(s) {
 			continue
 		}
-		t.conn.heads(s.Region)
-		t.rec.dstRegion, t.rec.peer, t.rec.endpoint = s.Region, "", ""
-		var (
-			c   conveyed
-			err error
-		)
-		if s.IsLocal() {
-			c, err = t.sendHere(s, search)
-		} else {
-			t.rec.peer = s.Region
-			c, err = t.sendThere(s)
-		}
+		c, err := t.try(s, search)
 		t.left(s, err)
-		if err == nil {
+		if c, s, err = t.settle(s, c, err); err == nil {
 			t.mesh.chosen(&t.plan, s, t.rec)
 			return c, nil
 		}
@@ -303,9 +307,34 @@ func (t *trip) send() (conveyed, error) {
 	return conveyed{}, failure
 }
 
+// try sends the request to s.
+func (t *trip) try(s step, search time.Time) (c conveyed, err error) {
+	t.conn.heads(s.Region)
+	t.rec.dstRegion, t.rec.peer, t.rec.endpoint = s.Region, "", ""
+	var begin time.Time
+	first := t.hedge == nil && t.retries == 0 && t.hedges()
+	if first {
+		begin = time.Now()
+		t.arm(s)
+	}
+	if s.IsLocal() {
+		c, err = t.sendHere(s, search)
+	} else {
+		t.rec.peer = s.Region
+		c, err = t.sendThere(s)
+	}
+	if first && t.retries == 0 {
+		t.measure(s, c, err, time.Since(begin))
+	}
+	return c, err
+}
+
 // way is how a try is sent.
 func (t *trip) way() l7.Way {
-	way := l7.Way{Deadline: t.deadline, Idle: httpIdle, Interim: t.x.Interim, Ends: t.conn.waits}
+	way := l7.Way{Deadline: t.deadline, Idle: httpIdle, Ends: t.conn.waits}
+	if !t.isSecond {
+		way.Interim = t.x.Interim
+	}
 	if t.rule.IdleTimeout > 0 {
 		way.Idle = t.rule.IdleTimeout.D()
 	}
@@ -322,9 +351,12 @@ func (t *trip) sendHere(s step, search time.Time) (conveyed, error) {
 	m, upstream := t.mesh, t.plan.upstream
 	a := &ask{mesh: m, conn: t.conn, rec: t.rec, service: upstream.Service, pool: m.pool(t.plan.snap, s.Local), modes: onlyUsable,
 		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: search, two: speaksTwo(s.Local.Protocol()), key: t.sticks.key,
-		resolver: &upstream.Resolver, load: t.spill.burden.load, detour: t.spill.detour}
+		resolver: &upstream.Resolver, load: t.spill.burden.load, detour: t.spill.detour, urgency: t.urgency}
 	if s.why.isPanic() {
 		a.modes = inPanic
+	}
+	if t.hedge != nil {
+		t.hedge.shares(a, t.isSecond)
 	}
 	if err := a.enter(t.subset); err != nil {
 		return conveyed{final: !errors.Is(err, errNoInstance)}, err
@@ -334,7 +366,9 @@ func (t *trip) sendHere(s step, search time.Time) (conveyed, error) {
 		if err != nil {
 			switch {
 			case errors.Is(err, errNoInstance):
-				t.plan.passOver(s, dropUnhealthy)
+				if !t.isSecond { // that only found no other one
+					t.plan.passOver(s, dropUnhealthy)
+				}
 			case errors.Is(err, errUnreached), errors.Is(err, errCrowded): // nobody has seen it: another region may
 			case t.again(err):
 				continue
@@ -342,9 +376,8 @@ func (t *trip) sendHere(s step, search time.Time) (conveyed, error) {
 			a.leave()
 			return conveyed{final: !errors.Is(err, errNoInstance) && !errors.Is(err, errUnreached) && !errors.Is(err, errCrowded)}, err
 		}
-		if t.rule.Statuses[c.res.StatusCode] && t.again(nil) {
-			_ = c.res.Body.Close()
-			c.done(true)
+		if c.poor = t.rule.Statuses[c.res.StatusCode]; c.poor && t.again(nil) {
+			c.drop()
 			continue
 		}
 		done := c.done
@@ -364,7 +397,9 @@ func (t *trip) again(err error) bool {
 	var malformed *http1.Error
 	safe := errors.As(err, &refused) || errors.As(err, &shut) || errors.Is(err, errUnreached)
 	switch {
-	case t.retries >= retry.Attempts, t.conn.isOver(), !t.deadline.IsZero() && !time.Now().Before(t.deadline), t.x.Begun():
+	case t.retries >= retry.Attempts, t.conn.isOver(), t.conn.deserted(t.x.Request), t.hedge.isOut(), t.x.Begun():
+		return false
+	case !t.deadline.IsZero() && !time.Now().Before(t.deadline):
 		return false
 	case !l7.Untouched(t.x.Request) || errors.As(err, &malformed):
 		return false
@@ -401,15 +436,6 @@ func listed(list []federation.RetryOn, reason federation.RetryOn) bool {
 	return false
 }
 
-// idempotent reports whether doing it twice is as good as once (RFC 9110 9.2.2).
-func idempotent(method string) bool {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
-		return true
-	}
-	return false
-}
-
 // explain answers a request that no instance has answered.
 func (t *trip) explain(err error) {
 	m, p, rec := t.mesh, &t.plan, t.rec
@@ -422,6 +448,10 @@ func (t *trip) explain(err error) {
 		return
 	}
 	rec.decision = "allow"
+	if t.conn.why() == nil && t.conn.deserted(t.x.Request) {
+		m.deserted(t.x, rec)
+		return
+	}
 	var refused *tunnel.RefusedError
 	var over *limitError
 	if errors.As(err, &over) {

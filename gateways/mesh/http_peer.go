@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/gateways/balance"
@@ -26,9 +27,8 @@ func (t *trip) sendThere(s step) (conveyed, error) {
 			return conveyed{}, err
 		}
 		way := t.way()
-		t.tell(way.Deadline)
+		way.Fields = t.tell(way.Deadline)
 		res, err := k.Do(t.x.Request, way)
-		l7.StripReserved(t.x.Request.Header) // an instance here may be next
 		if err != nil {
 			t.conn.waits(nil)
 			if k.Reused() && !fresh && t.unseen(err) {
@@ -38,6 +38,10 @@ func (t *trip) sendThere(s step) (conveyed, error) {
 			return t.failed(err, s, region)
 		}
 		outcome, room := res.Header.Get(headerOutcome), t.hear(res.Header, s)
+		broken := outcome == outcomeBroken || outcome == outcomeUntouched
+		if t.tried = 0; broken {
+			t.tried, _ = strconv.ParseUint(res.Header.Get(headerTried), 16, 64)
+		}
 		l7.StripReserved(res.Header)
 		switch {
 		case outcome == outcomeUnavailable && l7.Untouched(t.x.Request):
@@ -50,16 +54,26 @@ func (t *trip) sendThere(s step) (conveyed, error) {
 			region.Failed(p.upstream.Resolver.Outlier)
 			return conveyed{}, &tunnel.RefusedError{Code: flow.RefusedUnavailable}
 		case outcome == outcomeDenied:
-			t.rec.flags = flagDenied
-		case t.rule.Statuses[res.StatusCode] && t.again(nil):
+			t.rec.flags |= flagDenied
+		case broken && t.again(brokenBy(outcome)), !broken && t.rule.Statuses[res.StatusCode] && t.again(nil):
 			_ = res.Body.Close()
 			t.conn.waits(nil)
 			continue
+		case broken:
+			t.rec.flags |= flagUpstream
 		default:
 			region.Served()
 		}
-		return conveyed{res: res, done: func(bool) { t.conn.waits(nil) }}, nil
+		return conveyed{res: res, made: outcome != "", poor: broken || t.rule.Statuses[res.StatusCode], done: func(bool) { t.conn.waits(nil) }}, nil
 	}
+}
+
+// brokenBy is what an outcome says as an error.
+func brokenBy(outcome string) error {
+	if outcome == outcomeUntouched {
+		return &l7.RefusedError{Err: errBroken}
+	}
+	return errBroken
 }
 
 // unseen reports whether err, of a connection that had been used before, can be taken for its end before the request, so that the
@@ -75,11 +89,22 @@ func resendable(r *http.Request, err error) bool {
 	return l7.Untouched(r) && (idempotent(r.Method) || errors.As(err, &refused)) && !timedOut(err) && !errors.As(err, &malformed)
 }
 
+// idempotent reports whether doing it twice is as good as once (RFC 9110 9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}
+
 // failed notes in region what a failed try in s says about it, and what may come next.
 func (t *trip) failed(err error, s step, region *balance.Region) (conveyed, error) {
 	outlier := t.plan.upstream.Resolver.Outlier
 	var refused *tunnel.RefusedError
 	switch {
+	case t.conn.isOver():
+		return conveyed{final: true}, err
 	case errors.As(err, &refused): // then nothing was delivered
 		t.rec.retries++
 		if refused.Code == flow.RefusedUnavailable {

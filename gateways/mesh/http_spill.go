@@ -1,11 +1,11 @@
 package mesh
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,6 +24,9 @@ const (
 
 	// headerDetour tells that a request is meant for another region, which cannot take it.
 	headerDetour = "X-Tradewind-Detour"
+
+	// headerUrgency tells what a rule has made the urgency of a request, in place of its Priority field.
+	headerUrgency = "X-Tradewind-Urgency"
 )
 
 // errCrowded is the answer of a region without room, errNoRoom that of this gateway when there is none anywhere.
@@ -66,39 +69,24 @@ type spilling struct {
 	crowd  *step        // the first of those
 }
 
-// A burst that moves to another region at once is no overload if that one is fast: what finds no room looks again every roomEvery, for
-// roomPatience, before it is shed.
-const (
-	roomEvery    = 5 * time.Millisecond
-	roomPatience = 50 * time.Millisecond
-)
+// roomPatience is how long a request waits for room before it is shed: a burst that moves to another region at once is no overload if that
+// one is fast.
+const roomPatience = 200 * time.Millisecond
 
-// awaitRoom waits until the first region that had no room has some, and enters it; false: it still has none. It is for once.
-func (t *trip) awaitRoom() (s step, ok bool) {
+// awaitRoom waits until the first region that had no room has some, and enters it; false: it still has none, or the search is over. It is
+// for once.
+func (t *trip) awaitRoom(search time.Time) (s step, ok bool) {
 	sp := &t.spill
 	if sp.crowd == nil {
 		return step{}, false
 	}
 	s, sp.crowd = *sp.crowd, nil
-	sp.to = sp.burden.spills.To(s.Region)
-	sp.detour = true
-	over := make(chan struct{})
-	var once sync.Once
-	t.conn.waits(func() { once.Do(func() { close(over) }) })
+	sp.to, sp.detour = sp.burden.spills.To(s.Region), true
+	ctx, stop := context.WithDeadline(context.Background(), earlier(search, time.Now().Add(roomPatience)))
+	defer stop()
+	t.conn.waits(stop)
 	defer t.conn.waits(nil)
-	tick := time.NewTicker(roomEvery)
-	defer tick.Stop()
-	for range roomPatience / roomEvery {
-		select {
-		case <-over:
-			return step{}, false
-		case <-tick.C:
-		}
-		if sp.to.Enter(true, urgencyOf(t.x.Request.Header), t.mesh.sinceStart()) == limit.Open {
-			return s, true
-		}
-	}
-	return step{}, false
+	return s, sp.to.Wait(ctx, t.urgency, t.mesh.sinceStart) == nil
 }
 
 // enter reports whether the request may be sent to s now. One that had better wait for its turn is tried in the end, when no other
@@ -112,14 +100,15 @@ func (t *trip) enter(s step) bool {
 		sp.to.Force(false)
 		return true
 	}
-	switch sp.to.Enter(sp.detour, urgencyOf(t.x.Request.Header), now) {
+	switch sp.to.Enter(sp.detour, t.urgency, now) {
 	case limit.Open:
 		return true
 	case limit.Later:
 		t.plan.passOver(s, dropReturning)
 	case limit.Full:
 		if sp.full = true; sp.detour && sp.crowd == nil {
-			sp.crowd = &s
+			crowd := s // s itself is not to be on the heap
+			sp.crowd = &crowd
 		}
 	}
 	return false
@@ -127,8 +116,8 @@ func (t *trip) enter(s step) bool {
 
 // left ends what enter began, by err.
 func (t *trip) left(s step, err error) {
-	t.spill.to.Leave(t.spill.detour)
-	if err == nil {
+	t.spill.to.Leave(t.spill.detour, t.mesh.sinceStart())
+	if err == nil || t.conn.isOver() { // what was given up says nothing about the region
 		return
 	}
 	var refused *tunnel.RefusedError
@@ -140,14 +129,22 @@ func (t *trip) left(s step, err error) {
 	}
 }
 
-// missed notes that s cannot serve: what goes elsewhere instead is a detour.
+// missed notes that s cannot serve, or is drained: what goes elsewhere instead is a detour. A drained region goes on serving what the
+// others have no room for yet.
 func (p *plan) missed(s step, why drop) {
-	if p.request == nil || why != dropNoPath && why != dropUnhealthy && why != dropAvoided {
+	if p.request == nil {
 		return
 	}
-	p.mesh.burdenOf(p.upstream.Service).spills.To(s.Region).Lost(p.mesh.sinceStart())
+	switch why {
+	case dropNoPath, dropUnhealthy, dropAvoided:
+		p.mesh.burdenOf(p.upstream.Service).spills.To(s.Region).Lost(p.mesh.sinceStart())
+	case dropDrained:
+	default:
+		return
+	}
 	if p.missing == nil || s.Rank < p.missing.Rank {
-		p.missing = &s
+		missing := s
+		p.missing = &missing
 	}
 }
 
@@ -190,6 +187,7 @@ func (m *Mesh) forgetRooms(service federation.ServiceName, b *burden, known func
 	b.spills.Keep(func(r federation.Region) bool {
 		kept := isPeer(r)
 		if !kept {
+			b.tails.Delete(r)
 			m.metrics.rooms.DeleteLabelValues(service.String(), string(r))
 		}
 		return kept
@@ -198,5 +196,6 @@ func (m *Mesh) forgetRooms(service federation.ServiceName, b *burden, known func
 		m.http.burdens.Delete(service)
 		m.metrics.rooms.DeletePartialMatch(prometheus.Labels{"service": service.String()})
 		m.metrics.sheds.DeletePartialMatch(prometheus.Labels{"service": service.String()})
+		m.metrics.hedges.DeletePartialMatch(prometheus.Labels{"service": service.String()})
 	}
 }

@@ -93,7 +93,7 @@ func (m *Mesh) settle(ctx context.Context, a *arrival) callerConn {
 	resolver := m.resolver(snap, service)
 	instance, lease, err := m.dial(dialing{
 		conn: conn, service: service, pool: m.pool(snap, local), modes: whenAsked,
-		limit:   resolver.Limits.Connections,
+		limit: resolver.Limits.Connections, proxy: resolver.ProxyProtocol, client: in.Open().Client,
 		timeout: resolver.ConnectTimeout.D(), deadline: rec.start.Add(acceptRounds * resolver.ConnectTimeout.D()), failed: func() {
 			if rec.retries++; rec.retries < maxReports {
 				_ = in.Report(flow.Outcome{Result: flow.ResultUnreachable})
@@ -103,7 +103,7 @@ func (m *Mesh) settle(ctx context.Context, a *arrival) callerConn {
 	if err != nil {
 		return m.refuse(a, unavailable(conn, err))
 	}
-	rec.endpoint = endpointName(lease.Endpoint())
+	rec.endpoint = lease.Name()
 	if snap.NamesInstances(service, peer) {
 		_ = in.Report(flow.Outcome{Result: flow.ResultConnected, Instance: string(lease.Endpoint().Instance)})
 	}

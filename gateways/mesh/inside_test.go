@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,6 +56,20 @@ func TestAccessLogLine(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { buffer = r.append(buffer[:0]) }); n != 0 {
 		t.Errorf("a line costs %v allocations", n)
 	}
+}
+
+// TestAccessLogNumbers compares what is written by hand with what the library writes.
+func TestAccessLogNumbers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		at := time.Unix(rapid.Int64Range(0, 4e9).Draw(t, "second"), rapid.Int64Range(0, 999_999_999).Draw(t, "nanosecond"))
+		if got, want := string(appendTime(nil, at)), at.UTC().Format("2006-01-02T15:04:05.000Z"); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		took := time.Duration(rapid.OneOf(rapid.Int64Range(-5000, 5_000_000), rapid.Int64Range(0, 1e15)).Draw(t, "took"))
+		if got, want := string(appendMillis(nil, took)), strconv.FormatFloat(float64(took.Microseconds())/1000, 'f', -1, 64); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	})
 }
 
 func FuzzAccessLogString(f *testing.F) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/x509"
 	"errors"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -92,13 +93,29 @@ func (c *conn) end(e ending) {
 	c.cut(errEnded)
 }
 
+// errLeft is the cause of a cut by the caller of a request.
+var errLeft = errors.New("the caller has left")
+
+// Left implements l7.Leaver.
+func (c *conn) Left() { c.cut(errLeft) }
+
+// deserted reports whether nobody waits any more for the response to r, c's request.
+func (c *conn) deserted(r *http.Request) bool {
+	if r.Context().Err() != nil {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause == errLeft && c.ended == nil //nolint:errorlint // as it was given to cut
+}
+
 // errEnded is the cause of a cut for which there is an ending.
 var errEnded = errors.New("ended by the gateway")
 
 // cut makes whoever serves the connection reset both sides and return.
 func (c *conn) cut(cause error) {
 	c.mu.Lock()
-	if !c.over {
+	if !c.over || c.cause == errOutrun { //nolint:errorlint // as it was given
 		c.over, c.cause = true, cause
 	}
 	stop, pair := c.stop, c.pair

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,6 +103,7 @@ type Mesh struct {
 	door     sync.RWMutex // between stopped and what enters
 	stopped  atomic.Bool  // Run has ended, or is about to
 	lot      splice.Lot
+	dialer   func(context.Context, netip.AddrPort) (callerConn, error)
 }
 
 // New returns a Mesh that serves nothing yet.
@@ -116,7 +118,7 @@ func New(cfg Config) *Mesh {
 		cfg.MaxFlowsPerPeer = defaultMaxFlows
 	}
 	m := &Mesh{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Metrics), live: newLive(),
-		judge: make(chan struct{}, 1), paths: make(chan struct{}, 1)}
+		judge: make(chan struct{}, 1), paths: make(chan struct{}, 1), dialer: dialTCP}
 	m.http.epoch = time.Now()
 	m.listeners.bound = map[string]*listener{}
 	m.access = newAccessLog(cfg.AccessLog, cfg.Log, m.metrics.accessDropped)

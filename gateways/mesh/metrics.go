@@ -37,6 +37,8 @@ type metrics struct {
 	failovers                      *prometheus.GaugeVec
 	rooms                          *prometheus.GaugeVec
 	sheds                          *prometheus.CounterVec
+	hedges                         *prometheus.CounterVec
+	copies                         *prometheus.CounterVec
 	accessDropped                  prometheus.Counter
 	acceptErrors                   prometheus.Counter
 
@@ -116,6 +118,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "tradewind_spill_room", Help: "Requests at once for which a region that has been near its limit said last that it has room.",
 		}, []string{"service", "region"})),
 		sheds:         counter("tradewind_shed_total", "Requests refused at once, so that others are served.", "service", "reason"),
+		hedges:        counter("tradewind_hedges_total", "Requests that were to be sent a second time while slow, by what became of that.", "service", "outcome"),
+		copies:        counter("tradewind_mirror_total", "Copies of requests to the service that a route mirrors to, by what became of them.", "service", "outcome"),
 		accessDropped: plain("tradewind_access_log_dropped_total", "Lines of the access log lost because its writer was too slow."),
 		acceptErrors:  plain("tradewind_accept_errors_total", "Connections that could not be accepted, for want of file descriptors as a rule."),
 		count:         map[federation.Region]int{},

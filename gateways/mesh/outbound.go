@@ -171,7 +171,8 @@ func (m *Mesh) connectHere(a *attempt, s step) (to target, final bool, err error
 	upstream := a.plan.upstream
 	d := dialing{
 		conn: a.conn, service: upstream.Service, pool: m.pool(a.plan.snap, s.Local), modes: onlyUsable,
-		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: a.deadline, limit: upstream.Resolver.Limits.Connections, failed: func() { a.rec.retries++ },
+		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: a.deadline, limit: upstream.Resolver.Limits.Connections,
+		failed: func() { a.rec.retries++ }, proxy: upstream.Resolver.ProxyProtocol, client: a.plan.who.address(),
 	}
 	if s.why.isPanic() {
 		d.modes = inPanic
@@ -183,7 +184,7 @@ func (m *Mesh) connectHere(a *attempt, s step) (to target, final bool, err error
 		}
 		return target{}, false, err
 	}
-	a.rec.endpoint = endpointName(lease.Endpoint())
+	a.rec.endpoint = lease.Name()
 	if sent := a.head.bytes(); len(sent) > 0 { // read while a peer was asked in vain
 		_ = c.SetWriteDeadline(time.Now().Add(d.timeout))
 		if _, err := c.Write(sent); err != nil {
@@ -200,7 +201,7 @@ func (m *Mesh) connectHere(a *attempt, s step) (to target, final bool, err error
 // may have been delivered.
 func (m *Mesh) connectThere(ctx context.Context, a *attempt, s step) (to target, final bool, err error) {
 	p := &a.plan
-	open := flow.Open{Source: p.who.id, Assurance: uint8(p.who.assurance), Service: wireName(p.upstream.Service)}
+	open := flow.Open{Source: p.who.id, Assurance: uint8(p.who.assurance), Service: wireName(p.upstream.Service), Client: p.who.address()}
 	_, _ = rand.Read(open.ID[:]) // never fails
 	f, err := m.cfg.Tunnel.Open(ctx, s.Region, open)
 	if err != nil {

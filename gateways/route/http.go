@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net/textproto"
@@ -53,12 +54,18 @@ func compileRoute(r federation.Route) (*routes, error) {
 // unruled is how a request is sent on that no rule speaks of.
 var unruled = newRule(&federation.RouteRule{})
 
+// hedgePercent is the part of its requests that a rule may send twice: what is slower than 95 of 100.
+const hedgePercent = 5
+
 func newRule(r *federation.RouteRule) Rule {
 	rule := Rule{RouteRule: r, Retry: federation.DefaultRetry(), Request: newEdit(r.Request), Response: newEdit(r.Response)}
 	if r.Retry != nil {
 		rule.Retry.AllMethods = r.Retry.AllMethods
-		if r.Retry.Attempts > 0 || len(r.Retry.On) == 0 { // "retry {}" with neither is "never"
+		if r.Retry.Attempts > 0 || len(r.Retry.On) == 0 && r.Retry.Hedge == nil { // "retry {}" with none of them is "never"
 			rule.Retry.Attempts = r.Retry.Attempts
+		}
+		if h := r.Retry.Hedge; h != nil {
+			rule.Retry.Hedge = &federation.Hedge{After: h.After, Percent: cmp.Or(h.Percent, hedgePercent)}
 		}
 		if len(r.Retry.On) > 0 {
 			rule.Retry.On = r.Retry.On

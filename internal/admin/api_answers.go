@@ -172,4 +172,5 @@ type ExplainRequest struct {
 	Destination string               `json:"destination"`        // "checkout" or "checkout@region"
 	Assurance   federation.Assurance `json:"assurance,omitzero"` // how the caller is known; default: binding
 	Request     *HTTPRequest         `json:"request,omitempty"`  // for a service that speaks HTTP; nil: before any request
+	Token       string               `json:"token,omitempty"`    // JSON Web Token that the request brings; it is in no answer and in no log
 }

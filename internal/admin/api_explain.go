@@ -1,6 +1,10 @@
 package admin
 
-import "github.com/tradewind-mesh/tradewind/federation"
+import (
+	"time"
+
+	"github.com/tradewind-mesh/tradewind/federation"
+)
 
 // Verdict is the short answer of an explanation.
 type Verdict string
@@ -10,6 +14,7 @@ const (
 	VerdictAllowed     Verdict = "allowed"     // a connection would be made
 	VerdictDenied      Verdict = "denied"      // an intention, or the lack of one, refuses it, here or at the peer
 	VerdictUnreachable Verdict = "unreachable" // allowed, but nobody could serve it now
+	VerdictLimited     Verdict = "limited"     // allowed, but refused at this moment for a limit
 	VerdictAnswered    Verdict = "answered"    // a request: a rule of the route answers it
 	VerdictRefused     Verdict = "refused"     // a request: it is not well-formed
 )
@@ -32,7 +37,36 @@ type Explanation struct {
 	RemoteError string             `json:"remote_error,omitempty"`
 	Conditional bool               `json:"conditional,omitempty"` // no request was given, and only certain ones are allowed
 	Request     *Forecast          `json:"request,omitempty"`     // when one was given and somebody looks at it
+	Limits      []Limit            `json:"limits,omitempty"`      // that it meets now, in the order in which it meets them
+	Tokens      []TokenFinding     `json:"tokens,omitempty"`      // the token that it brings, as the providers of this region see it
 	Notes       []string           `json:"notes,omitempty"`       // what limits the answer
+}
+
+// Limit is one limit, with the figures of this moment.
+type Limit struct {
+	Kind        string            `json:"kind"`   // rate, requests, peer_requests, connections, room, passage, retry_budget
+	Region      federation.Region `json:"region"` // whose room it is, or whose resolver says so
+	Text        string            `json:"text"`   // the figures in words
+	Used        int               `json:"used"`
+	Limit       int               `json:"limit"` // 0: none is known; of retry_budget: how many are left
+	Waiting     int               `json:"waiting,omitempty"`
+	AgeSeconds  Seconds           `json:"age_seconds,omitempty"` // of what another region has said
+	Refuses     bool              `json:"refuses"`               // one more, now
+	Status      int               `json:"status,omitempty"`      // with which it would
+	WaitSeconds Seconds           `json:"wait_seconds,omitempty"`
+	Reason      string            `json:"reason,omitempty"`
+}
+
+// TokenFinding is what a jwt resource makes of a request's token. What the token says of itself may be a lie unless it is verified.
+type TokenFinding struct {
+	Provider string       `json:"provider"`
+	Verified bool         `json:"verified"`
+	Refusal  string       `json:"refusal,omitempty"` // why it is not, in a word: expired, audience, issuer, unknown_key, ...
+	Why      string       `json:"why,omitempty"`     // the same in a sentence
+	Issuer   string       `json:"issuer,omitempty"`
+	Audience List[string] `json:"audience"`
+	Expires  time.Time    `json:"expires,omitzero"`
+	KeyID    string       `json:"key_id,omitempty"`
 }
 
 // LeftOut is a workload that a provider lists and that is not used.
@@ -107,6 +141,17 @@ type ExplainedMatch struct {
 	Decided bool              `json:"decided,omitempty"`
 	Reason  string            `json:"reason,omitempty"` // why it did or did not decide
 	Source  string            `json:"source,omitempty"` // file:line it was read from
+	Claims  []ExplainedClaim  `json:"claims,omitempty"` // that it asks of the request's token
+}
+
+// ExplainedClaim is a claim that an intention asks for, and what the request's token says to it.
+type ExplainedClaim struct {
+	Provider string       `json:"provider"`
+	Path     List[string] `json:"path"`
+	Any      List[string] `json:"any"`           // what it may be; none: anything
+	Token    bool         `json:"token"`         // there is a token that the provider has verified
+	Has      string       `json:"has,omitempty"` // what it claims there, as JSON
+	Passed   bool         `json:"passed"`
 }
 
 // Candidate is a region that could serve the connection, or one that could not.
@@ -121,4 +166,6 @@ type Candidate struct {
 	Freshness  *federation.Freshness `json:"freshness,omitempty"` // of the import, for a peer
 	Lane       string                `json:"lane,omitempty"`      // to a peer that can be reached: "quic" or "tcp"
 	RTTSeconds Seconds               `json:"rtt_seconds,omitempty"`
+	Drained    bool                  `json:"drained,omitempty"` // a last resort
+	Share      float64               `json:"share,omitempty"`   // it comes back from a drain, with so much of its share now: 0 to 1
 }

@@ -17,4 +17,18 @@ type IngressStatus struct {
 	Connections int                `json:"connections"`         // open now
 	Problems    List[Problem]      `json:"problems"`
 	Spec        federation.Ingress `json:"spec"`
+
+	Certificates List[IngressCertificate] `json:"certificates"`
+}
+
+// IngressCertificate is one certificate of an ingress.
+type IngressCertificate struct {
+	Source  string       `json:"source"` // "file" or "acme"
+	From    string       `json:"from"`   // the file, or the directory of the authority
+	Names   List[string] `json:"names"`
+	Expires Time         `json:"expires,omitzero"`  // zero: there is none yet
+	Renews  Time         `json:"renews,omitzero"`   // when a new one will be ordered; zero: when its file is replaced
+	Failure string       `json:"failure,omitempty"` // why there is no new one
+	Since   Time         `json:"since,omitzero"`    // the first attempt that failed
+	Next    Time         `json:"next_try,omitzero"` // the one after Failure
 }

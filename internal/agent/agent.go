@@ -187,7 +187,7 @@ func (a *Agent) buildData() (err error) {
 			a.health.ReportFailure(service, id, "a connection to it failed")
 		},
 	})
-	a.ingress = ingress.New(ingress.Config{Mesh: a.mesh, Metrics: a.metrics, Log: a.room("ingress")})
+	a.ingress = ingress.New(ingress.Config{Mesh: a.mesh, Dir: filepath.Join(cfg.DataDir, "acme"), Metrics: a.metrics, Log: a.room("ingress")})
 	return nil
 }
 

@@ -2,11 +2,14 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/tradewind-mesh/tradewind/federation"
+	"github.com/tradewind-mesh/tradewind/federation/match"
 	"github.com/tradewind-mesh/tradewind/federation/policy"
 	"github.com/tradewind-mesh/tradewind/gateways/mesh"
 	"github.com/tradewind-mesh/tradewind/internal/admin"
@@ -21,6 +24,10 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 		}
 		r.Source = caller
 	}
+	if i := strings.IndexFunc(r.Token, func(c rune) bool { return c <= ' ' || c > '~' }); i >= 0 || r.Token != "" && r.Request == nil {
+		return nil, &federation.Diagnostic{Code: "TW-8906", What: "the token is not understood", Why: "it is no JSON Web Token of a request",
+			Fix: "give one as the issuer has made it: three parts with dots between, in one line"}
+	}
 	source, err := a.sourceOf(r.Source)
 	if err != nil {
 		return nil, notUnderstood("caller", r.Source, "write \"web\", \"shop/web\", \"web@region\" or a SPIFFE ID", err)
@@ -30,7 +37,7 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 		return nil, notUnderstood("destination", r.Destination, "write \"checkout\", \"shop/checkout\" or \"checkout@region\"", err)
 	}
 	e, err := a.mesh.Explain(ctx, mesh.ExplainRequest{Source: source, Destination: destination, Assurance: r.Assurance,
-		Request: asked(r.Request, destination)})
+		Request: asked(r.Request, destination), Token: r.Token})
 	if err != nil {
 		return nil, notUnderstood("caller", r.Source, "see who is known: tradewind peer list", err)
 	}
@@ -38,6 +45,15 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 		Caller:      admin.ExplainedCaller{ID: e.Caller.ID, Region: e.Caller.Service.Region, Assurance: e.Caller.Assurance},
 		Destination: e.Destination.String(), Exported: e.Exported, Decision: a.decision(e.Region, e.Decision), RemoteError: e.RemoteError,
 		Conditional: e.Conditional, Request: forecast(e.Request), Notes: e.Notes}
+	for _, l := range e.Limits {
+		out.Limits = append(out.Limits, admin.Limit{Kind: string(l.Kind), Region: l.Region, Text: l.Text, Used: l.Used, Limit: l.Limit,
+			Waiting: l.Waiting, AgeSeconds: admin.SecondsOf(l.Age.D()), Refuses: l.Refuses, Status: l.Status,
+			WaitSeconds: admin.SecondsOf(l.Wait.D()), Reason: l.Reason})
+	}
+	for _, t := range e.Tokens {
+		out.Tokens = append(out.Tokens, admin.TokenFinding{Provider: t.Provider, Verified: t.Verified, Refusal: string(t.Refusal), Why: t.Why,
+			Issuer: t.Issuer, Audience: t.Audience, Expires: t.Expires, KeyID: t.KeyID})
+	}
 	for _, c := range e.Candidates {
 		out.Candidates = append(out.Candidates, candidate(c))
 	}
@@ -55,6 +71,10 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 	}
 	if out.Verdict == admin.VerdictDenied {
 		out.Fix = a.howToAllow(e, source, e.Destination)
+	}
+	considered := func(c mesh.Candidate) bool { return c.Kept || c.Decision != nil }
+	if out.Verdict == admin.VerdictUnreachable && !slices.ContainsFunc(e.Candidates, considered) {
+		out.Fix = a.whatThereIs(destination.Service)
 	}
 	return out, nil
 }
@@ -114,17 +134,22 @@ func (a *Agent) decision(region federation.Region, d policy.Decision) admin.Expl
 	out := admin.ExplainedDecision{Region: region, Allowed: d.Allowed, Rule: d.Rule, Code: d.Code, Reason: d.Reason,
 		Shadow: d.Shadow, Conditional: d.Conditional}
 	for _, m := range d.Matched {
-		match := admin.ExplainedMatch{Rule: m.Rule, Action: m.Action, Decided: m.Decided, Reason: m.Reason}
+		weighed := admin.ExplainedMatch{Rule: m.Rule, Action: m.Action, Decided: m.Decided, Reason: m.Reason}
 		if r, err := a.plane.Get(federation.Key{Kind: federation.KindIntention, Name: m.Rule}); err == nil {
-			match.Source = r.Source
+			weighed.Source = r.Source
 		}
-		out.Matched = append(out.Matched, match)
+		for _, c := range m.Claims {
+			weighed.Claims = append(weighed.Claims, admin.ExplainedClaim{Provider: c.Provider, Path: c.Path, Any: c.Any, Token: c.Token, Has: c.Has,
+				Passed: c.Passed})
+		}
+		out.Matched = append(out.Matched, weighed)
 	}
 	return out
 }
 
 func candidate(c mesh.Candidate) admin.Candidate {
-	out := admin.Candidate{Region: c.Region, Kept: c.Kept, Chosen: c.Chosen, Reason: c.Reason, Healthy: c.Healthy, Total: c.Total}
+	out := admin.Candidate{Region: c.Region, Kept: c.Kept, Chosen: c.Chosen, Reason: c.Reason, Healthy: c.Healthy, Total: c.Total,
+		Drained: c.Drained, Share: c.Share}
 	if !c.Local {
 		freshness := c.Freshness
 		out.Freshness = &freshness
@@ -137,6 +162,19 @@ func candidate(c mesh.Candidate) admin.Candidate {
 
 // howToAllow is the command that would allow the call, in the region whose decision denied it.
 func (a *Agent) howToAllow(e mesh.Explanation, source, destination federation.ServiceRef) string {
+	for _, t := range e.Tokens {
+		if !t.Verified {
+			return "ask with a token that provider " + t.Provider + " takes: tradewind get jwt " + t.Provider
+		}
+	}
+	if e.Remote != nil && e.Remote.Token != "" {
+		return "ask with a token that region " + string(e.At) + " takes; there: tradewind get jwt"
+	}
+	for _, m := range e.Decision.Matched {
+		if m.Action == federation.Allow && slices.ContainsFunc(m.Claims, func(c match.Claim) bool { return !c.Token }) {
+			return fmt.Sprintf("ask with the token of a user, which intention %q needs: the same command with --token FILE", m.Rule)
+		}
+	}
 	if e.At != e.Region {
 		return "in " + string(e.At) + ": tradewind intention allow " + source.Service.String() + "@" + string(e.Region) + " " + destination.Service.String()
 	}

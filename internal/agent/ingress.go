@@ -36,6 +36,10 @@ func (a *Agent) ListIngresses(context.Context, *admin.ListIngressesRequest) (*ad
 		for _, d := range s.Problems {
 			status.Problems = append(status.Problems, admin.ProblemOf(severityOf(d), "", d))
 		}
+		for _, c := range s.Certificates {
+			status.Certificates = append(status.Certificates, admin.IngressCertificate{Source: c.Source, From: c.From, Names: c.Names,
+				Expires: admin.At(c.NotAfter), Renews: admin.At(c.Renews), Failure: c.Failure, Since: admin.At(c.Since), Next: admin.At(c.Next)})
+		}
 		out.Ingresses = append(out.Ingresses, status)
 	}
 	return out, nil
@@ -43,7 +47,7 @@ func (a *Agent) ListIngresses(context.Context, *admin.ListIngressesRequest) (*ad
 
 // severityOf says whether what a listener is for still works.
 func severityOf(d *federation.Diagnostic) admin.Severity {
-	if d.Code == federation.CodeIngressExpired {
+	if d.Code == federation.CodeIngressExpired || d.Code == federation.CodeIngressRenewal || d.Code == federation.CodeIngressPage {
 		return admin.SeverityWarning
 	}
 	return admin.SeverityError

@@ -96,6 +96,9 @@ func (w writer) rule(r federation.RouteRule) {
 	w.duration("timeout", r.Timeout)
 	w.duration("try_timeout", r.TryTimeout)
 	w.duration("idle_timeout", r.IdleTimeout)
+	if r.Priority != nil {
+		w.body.SetAttributeValue("priority", cty.NumberIntVal(int64(*r.Priority)))
+	}
 	w.trials(r)
 }
 
@@ -110,6 +113,12 @@ func (w writer) trials(r federation.RouteRule) {
 		}
 		b.list("on", on)
 		b.flag("all_methods", r.Retry.AllMethods)
+		if h := r.Retry.Hedge; h != nil {
+			b = b.block("hedge")
+			after, _ := h.After.MarshalText() // never fails
+			b.text("after", string(after))
+			b.fraction("percent", h.Percent)
+		}
 	}
 	if r.Mirror != nil {
 		b := w.block("mirror")

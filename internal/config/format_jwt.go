@@ -10,6 +10,8 @@ func (w writer) permission(name string, p federation.Permission) {
 		claim.list("path", c.Path)
 		claim.list("any", c.Any)
 	}
+	b.text("token", p.Token)
+	b.text("when", p.When)
 }
 
 func (w writer) jwt(j *federation.JWT) {

@@ -12,6 +12,7 @@ func (w writer) resolver(r *federation.Resolver) {
 	w.duration("idle_timeout", r.IdleTimeout)
 	w.flag("no_idle_timeout", r.NoIdleTimeout)
 	w.text("balance", string(r.Balance))
+	w.text("proxy_protocol", string(r.ProxyProtocol))
 	w.outlier(r.Outlier)
 	for _, name := range sortedKeys(r.Subsets) {
 		b := w.block("subset", name)
@@ -35,12 +36,7 @@ func (w writer) resolver(r *federation.Resolver) {
 		b.number("pending", int64(l.Pending))
 		b.number("per_peer_requests", int64(l.PerPeerRequests))
 	}
-	for _, l := range r.RateLimits {
-		b := w.block("rate_limit")
-		b.text("per", string(l.Per))
-		b.text("rate", l.Rate.String())
-		b.number("burst", int64(l.Burst))
-	}
+	w.rateLimits(r.RateLimits)
 	if budget := r.RetryBudget; budget != (federation.RetryBudget{}) {
 		b := w.block("retry_budget")
 		b.fraction("percent", budget.Percent)
@@ -61,4 +57,13 @@ func (w writer) outlier(o federation.Outlier) {
 	b.number("success_rate_hosts", int64(o.SuccessRateHosts))
 	b.number("success_rate_requests", int64(o.SuccessRateRequests))
 	b.number("panic_percent", int64(o.PanicPercent))
+}
+
+func (w writer) rateLimits(limits []federation.RateLimit) {
+	for _, l := range limits {
+		b := w.block("rate_limit")
+		b.text("per", string(l.Per))
+		b.text("rate", l.Rate.String())
+		b.number("burst", int64(l.Burst))
+	}
 }

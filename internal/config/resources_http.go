@@ -44,6 +44,7 @@ type ruleBlock struct {
 	Timeout     string           `hcl:"timeout,optional"`
 	TryTimeout  string           `hcl:"try_timeout,optional"`
 	IdleTimeout string           `hcl:"idle_timeout,optional"`
+	Priority    *int             `hcl:"priority,optional"`
 	Retry       *retryBlock      `hcl:"retry,block"`
 	Mirror      *mirrorBlock     `hcl:"mirror,block"`
 	Fault       *faultBlock      `hcl:"fault,block"`
@@ -82,9 +83,15 @@ type headerEditBlock struct {
 }
 
 type retryBlock struct {
-	Attempts   int      `hcl:"attempts,optional"`
-	On         []string `hcl:"on,optional"`
-	AllMethods bool     `hcl:"all_methods,optional"`
+	Attempts   int         `hcl:"attempts,optional"`
+	On         []string    `hcl:"on,optional"`
+	AllMethods bool        `hcl:"all_methods,optional"`
+	Hedge      *hedgeBlock `hcl:"hedge,block"`
+}
+
+type hedgeBlock struct {
+	After   string  `hcl:"after,optional"`
+	Percent float64 `hcl:"percent,optional"`
 }
 
 type mirrorBlock struct {
@@ -131,7 +138,7 @@ func (c converter) route(b routeBlock) {
 func (c converter) rule(b ruleBlock) federation.RouteRule {
 	rule := federation.RouteRule{Name: b.Name, Match: matches(b.Match), Redirect: (*federation.Redirect)(b.Redirect),
 		Respond: (*federation.Respond)(b.Respond), Rewrite: (*federation.Rewrite)(b.Rewrite),
-		Request: (*federation.HeaderEdit)(b.Request), Response: (*federation.HeaderEdit)(b.Response)}
+		Request: (*federation.HeaderEdit)(b.Request), Response: (*federation.HeaderEdit)(b.Response), Priority: b.Priority}
 	for _, s := range b.Split {
 		split := federation.Split{Subset: s.Subset, Region: federation.Region(s.Region), Weight: s.Weight}
 		c.text("service of a split", s.Service, &split.Service, b.At)
@@ -144,6 +151,10 @@ func (c converter) rule(b ruleBlock) federation.RouteRule {
 		rule.Retry = &federation.Retry{Attempts: r.Attempts, AllMethods: r.AllMethods}
 		for _, on := range r.On {
 			rule.Retry.On = append(rule.Retry.On, federation.RetryOn(on))
+		}
+		if h := r.Hedge; h != nil {
+			rule.Retry.Hedge = &federation.Hedge{Percent: h.Percent}
+			c.text("after of a hedge", h.After, &rule.Retry.Hedge.After, b.At)
 		}
 	}
 	if m := b.Mirror; m != nil {

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -39,9 +40,14 @@ route "web" {
     }
     timeout     = "15s"
     try_timeout = "5s"
+    priority    = 0
     retry {
       attempts = 1
       on       = ["connect-failure", "503"]
+      hedge {
+        after   = "50ms"
+        percent = 2.5
+      }
     }
     mirror {
       service = "web-next"
@@ -57,6 +63,11 @@ route "web" {
     redirect {
       path_prefix = "/new"
       status      = 308
+    }
+  }
+  rule "slow" {
+    retry {
+      hedge { after = "p95" }
     }
   }
   rule "closed" {
@@ -92,7 +103,8 @@ func TestRoutesRoundTripThroughHCL(t *testing.T) {
 		t.Errorf("%s\ncame back as\n%s", FormatHCL(first), FormatHCL(second))
 	}
 	route, ok := first[1].Spec.(*federation.Route)
-	if !ok || len(route.Rules) != 3 || route.Rules[0].Split[1].Service.Namespace != "shop" || route.Rules[0].Request.Set["x-tenant"] == "" {
+	if !ok || len(route.Rules) != 4 || *route.Rules[0].Priority != 0 ||
+		time.Duration(route.Rules[0].Retry.Hedge.After) != 50*time.Millisecond || route.Rules[2].Retry.Hedge.After != 0 || route.Rules[0].Split[1].Service.Namespace != "shop" || route.Rules[0].Request.Set["x-tenant"] == "" {
 		t.Errorf("read %+v", first[1].Spec)
 	}
 }
@@ -117,6 +129,11 @@ func TestMistakesInRoutes(t *testing.T) {
 		{"timeout = \"1s\"\ntry_timeout = \"2s\"", "longer than timeout"},
 		{`retry { on = ["sometimes"] }`, "no reason"},
 		{`retry { attempts = 11 }`, "between 0 and 10"},
+		{"retry {\n hedge { after = \"p12\" }\n}", "write \"p95\", or a duration of at least 1ms"},
+		{"retry {\n hedge { after = \"1us\" }\n}", "of at least 1ms"},
+		{"retry {\n hedge { percent = 101 }\n}", "between 0 and 100"},
+		{`priority = 8`, "0, the most urgent, and 7"},
+		{"priority = 1\nrespond { status = 200 }", "sent on"},
 		{`fault { abort = 200 }`, "400 to 599"},
 		{`fault { delay_percent = 101 }`, "between 0 and 100"},
 		{`fautl {}`, `Did you mean "fault"?`},

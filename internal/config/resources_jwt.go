@@ -31,6 +31,8 @@ type permissionBlock struct {
 	Headers      []fieldBlock `hcl:"header,block"`
 	Query        []fieldBlock `hcl:"query,block"`
 	Claims       []claimBlock `hcl:"claim,block"`
+	When         string       `hcl:"when,optional"`
+	Token        string       `hcl:"token,optional"`
 }
 
 type claimBlock struct {
@@ -44,7 +46,7 @@ func permissions(blocks []permissionBlock) []federation.Permission {
 	for _, b := range blocks {
 		m := matchBlock{Methods: b.Methods, Hosts: b.Hosts, Path: b.Path, PathPrefix: b.PathPrefix, PathTemplate: b.PathTemplate,
 			GRPC: b.GRPC, Headers: b.Headers, Query: b.Query}
-		p := federation.Permission{HTTPMatch: m.match()}
+		p := federation.Permission{HTTPMatch: m.match(), When: b.When, Token: b.Token}
 		for _, c := range b.Claims {
 			p.Claims = append(p.Claims, federation.ClaimMatch(c))
 		}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"reflect"
 	"strings"
 	"testing"
@@ -21,6 +22,16 @@ intention "admins" {
       any  = ["admin", "owner"]
     }
     claim "idp" {}
+  }
+  http {
+    token = "idp"
+    when  = "request.headers[\"x-tenant\"] == token.claims.tenant && request.path.matches('^/t/$${x}%%{y}$')"
+  }
+  http {
+    when = <<-EOT
+      request.method == "GET" ||
+        source.region == "aws-us-east-1"
+    EOT
   }
 }
 jwt "idp" {
@@ -56,8 +67,20 @@ func TestTokensRoundTripThroughHCL(t *testing.T) {
 		}
 	}
 	i, ok := first[0].Spec.(*federation.Intention)
-	if !ok || len(i.HTTP) != 1 || i.HTTP[0].PathPrefix != "/admin" || len(i.HTTP[0].Claims) != 2 || i.HTTP[0].Claims[0].Any[1] != "owner" {
+	if !ok || len(i.HTTP) != 3 || i.HTTP[0].PathPrefix != "/admin" || len(i.HTTP[0].Claims) != 2 || i.HTTP[0].Claims[0].Any[1] != "owner" {
 		t.Errorf("read %+v", first[0].Spec)
+	}
+	const want = `request.headers["x-tenant"] == token.claims.tenant && request.path.matches('^/t/${x}%{y}$')`
+	if i.HTTP[1].When != want || i.HTTP[1].Token != "idp" || i.HTTP[2].When != "request.method == \"GET\" ||\n  source.region == \"aws-us-east-1\"\n" {
+		t.Errorf("read %q and %q", i.HTTP[1].When, i.HTTP[2].When)
+	}
+	b, err := json.Marshal(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	third, err := ParseResources(write(t, dir, "tokens.json", string(b)))
+	if err != nil || !reflect.DeepEqual(third[0].Spec, first[0].Spec) {
+		t.Errorf("as JSON it is %+v, %v", third, err)
 	}
 }
 

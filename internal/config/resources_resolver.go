@@ -18,6 +18,7 @@ type resolverBlock struct {
 	Outlier        *outlierBlock     `hcl:"outlier,block"`
 	Subsets        []subsetBlock     `hcl:"subset,block"`
 	Balance        string            `hcl:"balance,optional"`
+	ProxyProtocol  string            `hcl:"proxy_protocol,optional"`
 	Affinity       *affinityBlock    `hcl:"affinity,block"`
 	Limits         *limitsBlock      `hcl:"limits,block"`
 	RateLimits     []rateLimitBlock  `hcl:"rate_limit,block"`
@@ -69,7 +70,8 @@ type retryBudgetBlock struct {
 
 func (c converter) resolver(b resolverBlock) {
 	spec := &federation.Resolver{Failover: b.Failover, NoIdleTimeout: b.NoIdleTimeout, Balance: federation.Balance(b.Balance),
-		Limits: limits(b.Limits)}
+		ProxyProtocol: federation.ProxyVersion(b.ProxyProtocol),
+		Limits:        limits(b.Limits)}
 	c.text("connect_timeout", b.ConnectTimeout, &spec.ConnectTimeout, b.At)
 	c.text("idle_timeout", b.IdleTimeout, &spec.IdleTimeout, b.At)
 	if o := b.Outlier; o != nil {
@@ -91,16 +93,22 @@ func (c converter) resolver(b resolverBlock) {
 		spec.Affinity = &federation.Affinity{Cookie: a.Cookie, Header: a.Header, Source: a.Source}
 		c.text("ttl", a.TTL, &spec.Affinity.TTL, b.At)
 	}
-	for _, l := range b.RateLimits {
-		limit := federation.RateLimit{Per: federation.RatePer(l.Per), Burst: l.Burst}
-		c.text("rate", l.Rate, &limit.Rate, l.At)
-		spec.RateLimits = append(spec.RateLimits, limit)
-	}
+	spec.RateLimits = c.rateLimits(b.RateLimits)
 	if r := b.RetryBudget; r != nil {
 		spec.RetryBudget.Percent = r.Percent
 		c.text("minimum", r.Minimum, &spec.RetryBudget.Minimum, b.At)
 	}
 	c.put(federation.KindResolver, b.Name, b.At, spec)
+}
+
+func (c converter) rateLimits(blocks []rateLimitBlock) []federation.RateLimit {
+	var out []federation.RateLimit
+	for _, l := range blocks {
+		limit := federation.RateLimit{Per: federation.RatePer(l.Per), Burst: l.Burst}
+		c.text("rate", l.Rate, &limit.Rate, l.At)
+		out = append(out, limit)
+	}
+	return out
 }
 
 func limits(b *limitsBlock) federation.Limits {

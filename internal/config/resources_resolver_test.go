@@ -15,7 +15,8 @@ import (
 
 const choosy = `
 resolver "web" {
-  balance = "least_request"
+  balance        = "least_request"
+  proxy_protocol = "v2"
   subset "v1" { labels = { version = "1" } }
   subset "v2" {
     labels = { version = "2", "topology.example.com/zone" = "a" }
@@ -60,6 +61,7 @@ func TestResolversRoundTripThroughHCL(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &federation.Resolver{Service: federation.ServiceName{Namespace: "default", Name: "web"}, Balance: federation.BalanceLeastRequest,
+		ProxyProtocol: federation.ProxyV2,
 		Subsets: map[string]federation.Subset{"v1": {Labels: map[string]string{"version": "1"}},
 			"v2": {Labels: map[string]string{"version": "2", "topology.example.com/zone": "a"}}},
 		Affinity: &federation.Affinity{Cookie: "shop", TTL: federation.Duration(time.Hour)},
@@ -84,6 +86,7 @@ func TestResolversRoundTripThroughHCL(t *testing.T) {
 func TestMistakesInResolvers(t *testing.T) {
 	for _, c := range []struct{ body, want string }{
 		{`balance = "best"`, "least_request"},
+		{`proxy_protocol = "2"`, "use v1 or v2"},
 		{`subset "V2" { labels = { a = "b" } }`, "lower case"},
 		{`subset "v2" { labels = {} }`, "has 0 labels"},
 		{"subset \"v2\" { labels = { a = \"b\" } }\nsubset \"v2\" { labels = { a = \"c\" } }", "declared before"},

@@ -109,7 +109,7 @@ func TestWhoAnswered(t *testing.T) {
 		from, at, since int
 		by              server
 	}{{0, 3, 3, one}, {4, 4, 2, one}, {0, 6, 0, two}, {6, 6, 0, two}} {
-		if at, since := l.last(after(c.from), c.by); at != after(c.at) || since != c.since {
+		if at, since := l.last(after(c.from), func(s server) bool { return s == c.by }); at != after(c.at) || since != c.since {
 			t.Errorf("the last answer of %v after second %d: %v, %d others since", c.by, c.from, at.Sub(begin), since)
 		}
 	}

@@ -49,6 +49,9 @@ type Step struct {
 	RecoveredMS *float64 `json:"recovered_ms,omitempty"` // from the blow to the first request that another region answered
 	ReachedMS   *float64 `json:"reached_ms,omitempty"`   // from the start of a machine to the first request that it answered
 	WithdrawnMS *float64 `json:"withdrawn_ms,omitempty"` // from the cloud's word that a machine will go to the last request that it answered
+	DrainedMS   *float64 `json:"drained_ms,omitempty"`   // from the command to the last request that the drained region answered
+	ReturnedMS  *float64 `json:"returned_ms,omitempty"`  // from the command to its word that the region has its whole share again
+	Shares      []Share  `json:"shares,omitempty"`       // of a split, as counted
 	Requests    int      `json:"requests"`
 	Failed      int      `json:"failed"`
 	Retried     int      `json:"retried"`
@@ -64,6 +67,9 @@ type story struct {
 	result Result
 	web    string // address of the upstream that web uses
 	batch  string // address of the upstream that batch uses
+
+	ramp     chan error // gets the end of the command that returns a region
+	rampFrom time.Time  // when that began
 }
 
 // Run tells the whole story and returns what was measured. The error says why it could not be told to its end; a step that did
@@ -79,7 +85,8 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	s := &story{world: w, screen: newScreen(o), begin: time.Now()}
 	defer s.screen.close()
 	for _, act := range []func(context.Context) error{
-		s.startRegions, s.discover, s.federateAll, s.firstTraffic, s.steady, s.scaleOut, s.scaleIn,
+		s.startRegions, s.discover, s.federateAll, s.firstTraffic, s.steady,
+		s.canary, s.drain, s.comeBack, s.scaleOut, s.scaleIn, s.returned,
 		s.killInstances, s.killGateway, s.heal, s.deny,
 	} {
 		if err := act(ctx); err != nil {
@@ -137,6 +144,7 @@ func (s *story) startRegions(ctx context.Context) error {
 }
 
 func (s *story) federateAll(ctx context.Context) error {
+	s.screen.next(s.begin, "the regions federate, each pair by a token that works once; tradewind peer generate-token, peer establish")
 	if err := s.declare(ctx); err != nil {
 		return err
 	}
@@ -195,7 +203,8 @@ func upstream(caller, listen string) federation.Resource {
 }
 
 func (s *story) firstTraffic(ctx context.Context) error {
-	s.load = &load{url: "http://" + s.web + "/v1/cart", rate: ratePerSecond, timeout: 3 * time.Second}
+	s.load = &load{url: "http://" + s.web + "/v1/cart", rate: ratePerSecond, timeout: 2 * time.Second}
+	s.screen.next(s.begin, "web in %s calls checkout, which no gateway but its own has to know: http://%s", gcp, s.web)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Second}
 	var by server
 	err := s.until(ctx, 10*time.Second, "the first answer", func() (err error) {
@@ -214,18 +223,19 @@ func (s *story) firstTraffic(ctx context.Context) error {
 }
 
 func (s *story) steady(ctx context.Context) error {
+	s.screen.next(s.begin, "%d requests a second from now on, each on a connection of its own", ratePerSecond)
 	from := time.Now()
-	if err := pause(ctx, 3*time.Second); err != nil {
+	if err := pause(ctx, 1500*time.Millisecond); err != nil {
 		return err
 	}
 	t := s.load.since(from)
-	ok := t.failed == 0 && t.retried == 0 && t.regions[string(aws)] == t.requests && t.requests > 2*ratePerSecond
+	ok := t.failed == 0 && t.retried == 0 && t.regions[string(aws)] == t.requests && t.requests > ratePerSecond
 	s.done(t.step("steady load", ok, shares(t)))
 	return nil
 }
 
 func (s *story) killInstances(ctx context.Context) error {
-	s.screen.say(s.begin, "SIGKILL to checkout on every machine in %s; AWS goes on listing them as running ...", aws)
+	s.screen.next(s.begin, "SIGKILL to checkout on every machine in %s; AWS goes on listing them as running ...", aws)
 	return s.blow(ctx, "kill every instance in "+string(aws), azure, func() {
 		for _, m := range s.regions[aws].machines {
 			m.process.kill()
@@ -234,7 +244,7 @@ func (s *story) killInstances(ctx context.Context) error {
 }
 
 func (s *story) killGateway(ctx context.Context) error {
-	s.screen.say(s.begin, "SIGKILL to the gateway of %s ...", azure)
+	s.screen.next(s.begin, "SIGKILL to the gateway of %s ...", azure)
 	return s.blow(ctx, "kill the gateway of "+string(azure), gcp, s.regions[azure].gateway.kill)
 }
 
@@ -267,7 +277,7 @@ func (s *story) blow(ctx context.Context, name string, survivor federation.Regio
 }
 
 func (s *story) heal(ctx context.Context) error {
-	s.screen.say(s.begin, "AWS replaces its machines by new ones; the gateway of %s starts again ...", azure)
+	s.screen.next(s.begin, "AWS replaces its machines by new ones; the gateway of %s starts again ...", azure)
 	from := time.Now()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.replace(s.regions[aws]) })
@@ -287,7 +297,7 @@ func (s *story) heal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, 2*time.Second); err != nil {
+	if err := pause(ctx, time.Second); err != nil {
 		return err
 	}
 	t := s.load.since(from)
@@ -319,7 +329,7 @@ func (s *story) deny(ctx context.Context) error {
 	if _, err := probe.once(ctx, client); err != nil {
 		return fmt.Errorf("batch is allowed but was not answered: %w", err)
 	}
-	s.screen.say(s.begin, "denying batch in %s ...", gcp)
+	s.screen.next(s.begin, "denying batch in %s ...", gcp)
 	from := time.Now()
 	no := federation.Resource{Key: federation.Key{Kind: federation.KindIntention, Name: "no-batch"},
 		Spec: &federation.Intention{Source: "batch", Destination: "checkout@*", Action: federation.Deny}}

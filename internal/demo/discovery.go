@@ -13,8 +13,8 @@ import (
 
 // discover waits until every gateway has found the machines of its cloud.
 func (s *story) discover(ctx context.Context) error {
-	s.screen.say(s.begin, "each gateway asks its cloud's API every %v s which machines serve checkout; the APIs of AWS, Google Cloud and\n"+
-		"         Azure are local doubles which speak the clouds' protocols: the same discover block works unchanged with real credentials",
+	s.screen.next(s.begin, "each gateway asks its cloud's API every %v s which machines serve checkout; the APIs of AWS, Google Cloud and "+
+		"Azure are local doubles which speak the clouds' protocols: the same discover block works unchanged with real credentials",
 		pollEvery.Seconds())
 	from := time.Now()
 	var found []string
@@ -58,7 +58,7 @@ func (s *story) scaleOut(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.screen.say(s.begin, "a third machine, %s, starts in %s ...", m.name, aws)
+	s.screen.next(s.begin, "a third machine, %s, starts in %s ...", m.name, aws)
 	its := server{string(aws), m.name}
 	var reached time.Time
 	err = s.until(ctx, 10*time.Second, "traffic to reach "+m.name, func() error {
@@ -86,13 +86,13 @@ func (s *story) scaleOut(ctx context.Context) error {
 func (s *story) scaleIn(ctx context.Context) error {
 	r := s.regions[aws]
 	m := r.machines[len(r.machines)-1]
-	s.screen.say(s.begin, "AWS is about to terminate %s: its Auto Scaling group lists it as Terminating:Wait ...", m.name)
+	s.screen.next(s.begin, "AWS is about to terminate %s: its Auto Scaling group lists it as Terminating:Wait ...", m.name)
 	from := time.Now()
 	m.leaving = true
 	r.cloud.show(r.machines)
 	var last time.Time
 	err := s.until(ctx, 10*time.Second, m.name+" to have no traffic", func() error {
-		at, since := s.load.last(from, server{string(aws), m.name})
+		at, since := s.load.last(from, func(by server) bool { return by == server{string(aws), m.name} })
 		if last = at; since < ratePerSecond { // by chance it is not passed over so many times
 			return errors.New("it has answered a moment ago")
 		}

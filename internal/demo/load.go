@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,8 +24,7 @@ type load struct {
 // answer is the end of one request.
 type answer struct {
 	at      time.Time // when it ended
-	took    time.Duration
-	server  server // who answered; zero: nobody did
+	server  server    // who answered; zero: nobody did
 	retries int
 }
 
@@ -36,7 +36,6 @@ type tally struct {
 	requests, failed, retried int
 	regions                   map[string]int
 	machines                  map[server]int
-	slowest                   time.Duration
 }
 
 // step returns a step of the story that the tally is of.
@@ -81,7 +80,7 @@ func (l *load) request(ctx context.Context, client *http.Client) answer {
 	a := answer{}
 	for {
 		by, err := l.once(deadline, client)
-		a.at, a.took = time.Now(), time.Since(begin)
+		a.at = time.Now()
 		if err == nil {
 			a.server = by
 			return a
@@ -130,24 +129,73 @@ func (l *load) record(a answer) {
 }
 
 // since sums up the requests that ended at or after from.
-func (l *load) since(from time.Time) tally {
+func (l *load) since(from time.Time) tally { return l.between(from, time.Time{}) }
+
+// between sums up the requests that ended at or after from and, unless that is zero, before to.
+func (l *load) between(from, to time.Time) tally {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t := tally{regions: map[string]int{}, machines: map[server]int{}}
+	t := newTally()
 	for i := len(l.answers) - 1; i >= 0 && !l.answers[i].at.Before(from); i-- {
-		a := l.answers[i]
-		t.requests++
-		t.slowest = max(t.slowest, a.took)
-		if a.retries > 0 {
-			t.retried++
-		}
-		if a.server.region == "" {
-			t.failed++
-		} else {
-			t.regions[a.server.region]++
-			t.machines[a.server]++
+		if to.IsZero() || l.answers[i].at.Before(to) {
+			t.count(l.answers[i])
 		}
 	}
+	return t
+}
+
+func newTally() tally { return tally{regions: map[string]int{}, machines: map[server]int{}} }
+
+func (t *tally) count(a answer) {
+	t.requests++
+	if a.retries > 0 {
+		t.retried++
+	}
+	if a.server.region == "" {
+		t.failed++
+		return
+	}
+	t.regions[a.server.region]++
+	t.machines[a.server]++
+}
+
+// add counts what other has counted.
+func (t *tally) add(other tally) {
+	t.requests += other.requests
+	t.failed += other.failed
+	t.retried += other.retried
+	for r, n := range other.regions {
+		t.regions[r] += n
+	}
+	for m, n := range other.machines {
+		t.machines[m] += n
+	}
+}
+
+// sample sends n requests beside the others, at most width at once, on connections that stay open. The gateway balances each request by
+// itself.
+func (l *load) sample(ctx context.Context, n, width int) tally {
+	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: 2 * time.Second}).DialContext, MaxIdleConnsPerHost: width}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	var (
+		mu   sync.Mutex
+		t    = newTally()
+		wg   sync.WaitGroup
+		left atomic.Int64
+	)
+	left.Store(int64(n))
+	for range width {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 && ctx.Err() == nil {
+				a := l.request(ctx, client)
+				mu.Lock()
+				t.count(a)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
 	return t
 }
 
@@ -163,12 +211,13 @@ func (l *load) first(from time.Time, wanted func(server) bool) (time.Time, bool)
 	return time.Time{}, false
 }
 
-// last returns when by answered a request for the last time after from, or from, and how many others have answered since.
-func (l *load) last(from time.Time, by server) (at time.Time, since int) {
+// last returns when somebody who is wanted answered a request for the last time after from, or from, and how many others have answered
+// since.
+func (l *load) last(from time.Time, wanted func(server) bool) (at time.Time, since int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i := len(l.answers) - 1; i >= 0 && l.answers[i].at.After(from); i-- {
-		if l.answers[i].server == by {
+		if wanted(l.answers[i].server) {
 			return l.answers[i].at, since
 		}
 		since++
