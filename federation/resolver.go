@@ -193,6 +193,7 @@ type RatePer string
 const (
 	PerCaller  RatePer = "caller"  // those of one identity
 	PerService RatePer = "service" // all for the service
+	PerRule    RatePer = "rule"    // of a route: all that its rule matches
 )
 
 // RetryBudget bounds the retries of a service, so that they never multiply an outage: Percent of the requests of the last ten seconds, and

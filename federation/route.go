@@ -37,7 +37,11 @@ type RouteRule struct {
 
 	Retry  *Retry  `json:"retry,omitempty"` // nil: DefaultRetry
 	Mirror *Mirror `json:"mirror,omitempty"`
-	Fault  *Fault  `json:"fault,omitempty"`
+
+	// RateLimits bound what this gateway's callers may ask for by the rule, for each caller or all together. All of them hold, beside those
+	// of the resolver in the region that answers.
+	RateLimits []RateLimit `json:"rate_limits,omitempty"`
+	Fault      *Fault      `json:"fault,omitempty"`
 }
 
 // Split is one of several places that share the requests by weight. Fields that are not given are the route's own: a split of weight
@@ -209,11 +213,27 @@ func (r *RouteRule) validate() error {
 		errs = append(errs, fmt.Errorf("priority is %d: it must lie between 0, the most urgent, and 7", *r.Priority))
 	}
 	errs = append(errs, r.validateSplit(), r.Redirect.validate(prefixed), r.Respond.validate(), r.Rewrite.validate(prefixed),
-		r.Request.validate(), r.Response.validate(), r.Retry.validate(), r.Mirror.validate(), r.Fault.validate())
+		r.Request.validate(), r.Response.validate(), r.Retry.validate(), r.Mirror.validate(), r.Fault.validate(),
+		r.validateRates())
 	if r.Timeout != 0 && r.TryTimeout > r.Timeout {
 		errs = append(errs, fmt.Errorf("try_timeout %v is longer than timeout %v", r.TryTimeout, r.Timeout))
 	}
 	return errors.Join(errs...)
+}
+
+func (r *RouteRule) validateRates() error {
+	if len(r.RateLimits) > maxRateLimits {
+		return fmt.Errorf("%d rate limits: at most %d are allowed", len(r.RateLimits), maxRateLimits)
+	}
+	for _, l := range r.RateLimits {
+		if l.Per != PerCaller && l.Per != PerRule {
+			return fmt.Errorf("rate_limit: per is %q: use caller or rule", l.Per)
+		}
+		if err := l.validateRate(); err != nil {
+			return fmt.Errorf("rate_limit: %w", err)
+		}
+	}
+	return nil
 }
 
 func (r *RouteRule) validateSplit() error {

@@ -126,6 +126,9 @@ func doesText(r *federation.RouteRule) string {
 	if r.Priority != nil {
 		words = append(words, fmt.Sprintf("priority %d", *r.Priority))
 	}
+	for _, l := range r.RateLimits {
+		words = append(words, fmt.Sprintf("at most %s for each %s", l.Rate, l.Per))
+	}
 	if m := r.Mirror; m != nil {
 		share := m.Percent
 		if share == 0 {

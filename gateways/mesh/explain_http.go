@@ -126,6 +126,13 @@ func (m *Mesh) explainRequest(ctx context.Context, e *Explanation, of call, in *
 	if search.Found {
 		f.Rule = rule.RouteRule
 	}
+	e.Limits = slices.Clip(m.peekRule(of.to.Service, rule.RouteRule, of.id.String()))
+	if over := refusing(e.Limits); over != nil {
+		f.Status = over.Status
+		e.Verdict, e.At = VerdictLimited, over.Region
+		e.Reason = fmt.Sprintf("rule %q would refuse it with status %d now: %s%s", rule.Name, over.Status, over.Reason, over.again())
+		return
+	}
 	if fault := rule.Fault; fault != nil && fault.Abort != 0 && fault.AbortPercent >= 100 {
 		f.Status = fault.Abort
 		e.Verdict, e.Reason = VerdictAnswered, fmt.Sprintf("rule %q aborts every request with status %d, on purpose", rule.Name, f.Status)

@@ -64,17 +64,33 @@ func (m *Mesh) seenBurden(service federation.ServiceName) *burden {
 	return &burden{load: limit.NewAdaptive(limit.AdaptiveConfig{})}
 }
 
+// peekRate says what one rate limit says to one more request of caller.
+func (m *Mesh) peekRate(b *burden, rate rateKey, caller string) Limit {
+	used, wait := b.peek(rate, caller, m.sinceStart())
+	l := Limit{Kind: LimitRate, Region: m.cfg.Region, Used: used, Limit: rate.Burst,
+		Text: fmt.Sprintf("%s for each %s: %d of %d at once used up", rate.Rate, rate.Per, used, rate.Burst)}
+	if rate.rule != "" {
+		l.Text = "rule " + rate.rule + ": " + l.Text
+	}
+	if wait > 0 {
+		l.refuse(overRate(rate.RateLimit, wait), true)
+	}
+	return l
+}
+
+// peekRule says what the rates of a rule of the route of service say to one more request of caller.
+func (m *Mesh) peekRule(service federation.ServiceName, rule *federation.RouteRule, caller string) (list []Limit) {
+	for rate := range inOrder(rule.RateLimits) {
+		list = append(list, m.peekRate(m.seenBurden(service), rateKey{rule.Name, rate.Defaulted()}, caller))
+	}
+	return list
+}
+
 // peekHere says what the limits of this region say to one more request of c, in the order in which admit and try ask them.
 func (m *Mesh) peekHere(c *call, peer federation.Region, r *federation.Resolver, detour bool) (list []Limit) {
 	b, now, here := m.seenBurden(c.to.Service), m.sinceStart(), m.cfg.Region
 	for rate := range inOrder(r.RateLimits) {
-		used, wait := b.peek(rate, c.id.String(), now)
-		l := Limit{Kind: LimitRate, Region: here, Used: used, Limit: rate.Burst,
-			Text: fmt.Sprintf("%s for each %s: %d of %d at once used up", rate.Rate, rate.Per, used, rate.Burst)}
-		if wait > 0 {
-			l.refuse(overRate(rate, wait), true)
-		}
-		list = append(list, l)
+		list = append(list, m.peekRate(b, rateKey{"", rate}, c.id.String()))
 	}
 	if n := r.Limits.PerPeerRequests; n > 0 && peer != "" {
 		l := Limit{Kind: LimitPeerRequests, Region: here, Limit: n}
@@ -193,9 +209,13 @@ func (m *Mesh) limited(e *Explanation, c *Candidate, over Limit) {
 	if over.Status != 0 {
 		answer = fmt.Sprintf("would be refused with status %d now", over.Status)
 	}
-	e.Reason = fmt.Sprintf("%s, but it %s: %s", c.Decision.Reason, answer, over.Reason)
-	if over.Wait > 0 {
-		wait := max(over.Wait.D().Round(time.Millisecond), time.Millisecond)
-		e.Reason += fmt.Sprintf("; worth asking again in %s", federation.Duration(wait))
+	e.Reason = fmt.Sprintf("%s, but it %s: %s%s", c.Decision.Reason, answer, over.Reason, over.again())
+}
+
+// again says when it is worth while to ask again.
+func (l *Limit) again() string {
+	if l.Wait <= 0 {
+		return ""
 	}
+	return fmt.Sprintf("; worth asking again in %s", federation.Duration(max(l.Wait.D().Round(time.Millisecond), time.Millisecond)))
 }

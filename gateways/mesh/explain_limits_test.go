@@ -63,6 +63,34 @@ func TestExplainForecastsRates(t *testing.T) {
 	}
 }
 
+// TestRulesHaveRatesOfTheirOwn: what one rule refuses another lets pass, and explain says so before.
+func TestRulesHaveRatesOfTheirOwn(t *testing.T) {
+	noLeaks(t)
+	hourly := federation.Rate{Count: 1, Per: time.Hour}
+	aws, _, url := httpPair(t, server(t, says("gcp")), federation.ProtocolHTTP)
+	aws.view.Routes = map[federation.ServiceName]federation.Route{shop: {Service: shop, Rules: []federation.RouteRule{
+		{Name: "search", Match: []federation.HTTPMatch{{PathPrefix: "/search"}}, RateLimits: []federation.RateLimit{
+			{Per: federation.PerRule, Rate: hourly, Burst: 3}, {Per: federation.PerCaller, Rate: hourly, Burst: 2}}},
+		{Name: "stop", Match: []federation.HTTPMatch{{Path: "/stop"}}, Respond: &federation.Respond{Status: 418},
+			RateLimits: []federation.RateLimit{{Per: federation.PerRule, Rate: hourly}}},
+	}}}
+	aws.publish()
+	c := caller(t, false)
+	for i, want := range []struct {
+		path   string
+		status int
+	}{{"/search/a", 200}, {"/search/b", 200}, {"/search/a", 429}, {"/", 200}, {"/stop", 418}, {"/stop", 429}, {"/other", 200}} {
+		e := explainRequest(t, aws.region, "web", "shop", &mesh.Request{Method: "GET", Target: want.path, Host: "shop"})
+		status, _ := fetch(t, c, "GET", url+want.path)
+		if status != want.status || (e.Verdict == mesh.VerdictLimited) != (status == 429) {
+			t.Errorf("request %d for %s: %d, explained as %s: %s", i, want.path, status, e.Verdict, e.Reason)
+		}
+		if status == 429 && (e.Request.Status != 429 || !strings.Contains(e.Reason, "more than 1/h for each")) {
+			t.Errorf("request %d: %+v: %s", i, e.Request, e.Reason)
+		}
+	}
+}
+
 // TestExplainForecastsCrowds: what is under way, who waits, and the next region when this one has none left.
 func TestExplainForecastsCrowds(t *testing.T) {
 	noLeaks(t)

@@ -25,9 +25,15 @@ type burden struct {
 	tails  sync.Map // federation.Region -> *limit.Tail
 	gate   limit.Gate
 	peers  sync.Map // federation.Region -> *limit.Gate
-	rates  sync.Map // federation.RateLimit -> *limit.Rates or *limit.Rate; as many as resources ever had
+	rates  sync.Map // rateKey -> *limit.Rates or *limit.Rate; as many as resources ever had
 	load   *limit.Adaptive
 	spills limit.Spills
+}
+
+// rateKey is one rate limit of a service.
+type rateKey struct {
+	rule string // of its route; empty: of its resolver
+	federation.RateLimit
 }
 
 // burdenOf returns the burden of service.
@@ -67,7 +73,7 @@ func (m *Mesh) admit(conn *conn, r *federation.Resolver, until time.Time) (leave
 	}
 	b := m.burdenOf(conn.service)
 	for l := range inOrder(r.RateLimits) {
-		if wait, ok := b.take(l, conn.source.String(), m.sinceStart()); !ok {
+		if wait, ok := b.take(rateKey{"", l}, conn.source.String(), m.sinceStart()); !ok {
 			return nil, overRate(l, wait)
 		}
 	}
@@ -101,7 +107,7 @@ func (m *Mesh) admit(conn *conn, r *federation.Resolver, until time.Time) (leave
 // inOrder yields the rate limits in the order in which they are asked: who asks too often must not use up what others may.
 func inOrder(all []federation.RateLimit) iter.Seq[federation.RateLimit] {
 	return func(yield func(federation.RateLimit) bool) {
-		for _, per := range [...]federation.RatePer{federation.PerCaller, federation.PerService} {
+		for _, per := range [...]federation.RatePer{federation.PerCaller, federation.PerRule, federation.PerService} {
 			for _, l := range all {
 				if l.Per == per && !yield(l) {
 					return
@@ -109,6 +115,21 @@ func inOrder(all []federation.RateLimit) iter.Seq[federation.RateLimit] {
 			}
 		}
 	}
+}
+
+// admitRule lets a request of a local caller pass a rule of the route of service, within the rule's rates.
+func (m *Mesh) admitRule(service federation.ServiceName, rule *federation.RouteRule, caller string) *limitError {
+	if len(rule.RateLimits) == 0 {
+		return nil
+	}
+	b := m.burdenOf(service)
+	for l := range inOrder(rule.RateLimits) {
+		l = l.Defaulted()
+		if wait, ok := b.take(rateKey{rule.Name, l}, caller, m.sinceStart()); !ok {
+			return overRate(l, wait)
+		}
+	}
+	return nil
 }
 
 func overRate(l federation.RateLimit, wait time.Duration) *limitError {
@@ -126,18 +147,18 @@ func overRequests(n int, err error) *limitError {
 }
 
 // peek is take of a request that does not come: how long it would have to wait, and how much of the burst is used up.
-func (b *burden) peek(l federation.RateLimit, caller string, now time.Duration) (used int, wait time.Duration) {
+func (b *burden) peek(l rateKey, caller string, now time.Duration) (used int, wait time.Duration) {
 	held, _ := b.rates.Load(l)
 	switch r := held.(type) {
 	case *limit.Rates:
-		return r.Peek(caller, l, now)
+		return r.Peek(caller, l.RateLimit, now)
 	case *limit.Rate:
-		return r.Peek(l, now)
+		return r.Peek(l.RateLimit, now)
 	}
 	return 0, 0
 }
 
-func (b *burden) take(l federation.RateLimit, caller string, now time.Duration) (wait time.Duration, ok bool) {
+func (b *burden) take(l rateKey, caller string, now time.Duration) (wait time.Duration, ok bool) {
 	held, found := b.rates.Load(l)
 	if !found {
 		if l.Per == federation.PerCaller {
@@ -148,9 +169,9 @@ func (b *burden) take(l federation.RateLimit, caller string, now time.Duration) 
 	}
 	switch r := held.(type) {
 	case *limit.Rates:
-		return r.Take(caller, l, now)
+		return r.Take(caller, l.RateLimit, now)
 	case *limit.Rate:
-		return r.Take(l, now)
+		return r.Take(l.RateLimit, now)
 	}
 	return 0, true
 }

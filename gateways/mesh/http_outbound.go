@@ -38,6 +38,10 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 	defer m.finish(rec)
 
 	rule := snap.Rule(who.wants.Service, &q.asked)
+	if over := m.admitRule(who.wants.Service, rule.RouteRule, who.id.String()); over != nil {
+		m.refusedHTTP(x, rec, flagOverflow, over.response(), "rule "+rule.Name+": "+over.reason)
+		return
+	}
 	if rule.Fault != nil && m.hurt(x, rec, conn, rule.Fault) {
 		return
 	}

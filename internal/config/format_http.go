@@ -120,6 +120,7 @@ func (w writer) trials(r federation.RouteRule) {
 			b.fraction("percent", h.Percent)
 		}
 	}
+	w.rateLimits(r.RateLimits)
 	if r.Mirror != nil {
 		b := w.block("mirror")
 		b.text("service", r.Mirror.Service.String())

@@ -47,6 +47,7 @@ type ruleBlock struct {
 	Priority    *int             `hcl:"priority,optional"`
 	Retry       *retryBlock      `hcl:"retry,block"`
 	Mirror      *mirrorBlock     `hcl:"mirror,block"`
+	RateLimits  []rateLimitBlock `hcl:"rate_limit,block"`
 	Fault       *faultBlock      `hcl:"fault,block"`
 }
 
@@ -157,6 +158,7 @@ func (c converter) rule(b ruleBlock) federation.RouteRule {
 			c.text("after of a hedge", h.After, &rule.Retry.Hedge.After, b.At)
 		}
 	}
+	rule.RateLimits = c.rateLimits(b.RateLimits)
 	if m := b.Mirror; m != nil {
 		rule.Mirror = &federation.Mirror{Percent: m.Percent}
 		c.text("service of a mirror", m.Service, &rule.Mirror.Service, b.At)

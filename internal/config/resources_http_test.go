@@ -53,6 +53,15 @@ route "web" {
       service = "web-next"
       percent = 0.5
     }
+    rate_limit {
+      per   = "rule"
+      rate  = "100/s"
+      burst = 200
+    }
+    rate_limit {
+      per  = "caller"
+      rate = "10/m"
+    }
     fault {
       delay         = "100ms"
       delay_percent = 5
@@ -103,7 +112,7 @@ func TestRoutesRoundTripThroughHCL(t *testing.T) {
 		t.Errorf("%s\ncame back as\n%s", FormatHCL(first), FormatHCL(second))
 	}
 	route, ok := first[1].Spec.(*federation.Route)
-	if !ok || len(route.Rules) != 4 || *route.Rules[0].Priority != 0 ||
+	if !ok || len(route.Rules) != 4 || len(route.Rules[0].RateLimits) != 2 || *route.Rules[0].Priority != 0 ||
 		time.Duration(route.Rules[0].Retry.Hedge.After) != 50*time.Millisecond || route.Rules[2].Retry.Hedge.After != 0 || route.Rules[0].Split[1].Service.Namespace != "shop" || route.Rules[0].Request.Set["x-tenant"] == "" {
 		t.Errorf("read %+v", first[1].Spec)
 	}
@@ -128,6 +137,8 @@ func TestMistakesInRoutes(t *testing.T) {
 		{`response_headers { set = { x = "a\nb" } }`, "control characters"},
 		{"timeout = \"1s\"\ntry_timeout = \"2s\"", "longer than timeout"},
 		{`retry { on = ["sometimes"] }`, "no reason"},
+		{"rate_limit {\n per = \"service\"\n rate = \"1/s\"\n}", "caller or rule"},
+		{"rate_limit {\n per = \"rule\"\n rate = \"0/s\"\n}", "allows nothing"},
 		{`retry { attempts = 11 }`, "between 0 and 10"},
 		{"retry {\n hedge { after = \"p12\" }\n}", "write \"p95\", or a duration of at least 1ms"},
 		{"retry {\n hedge { after = \"1us\" }\n}", "of at least 1ms"},
