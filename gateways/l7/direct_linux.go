@@ -11,7 +11,7 @@ import (
 	"unsafe"
 )
 
-// maxDirect bounds one system call that nothing in this process can interrupt, to what takes microseconds; a head and a short body are less.
+// maxDirect bounds one system call that nothing in this process can interrupt to what takes microseconds. A head and a short body are less.
 const maxDirect = 16 << 10
 
 // direct reads and writes a socket by system calls of which the scheduler is not told. They never block, because the runtime has made the
