@@ -108,6 +108,7 @@ func TestIngress(t *testing.T) {
 	t.Run("passthrough", o.passthrough)
 	t.Run("denied", o.denied)
 	t.Run("PROXY protocol", o.proxied)
+	t.Run("PROXY protocol to instances", o.told)
 	t.Run("redirect to https", o.redirected)
 	t.Run("certificate replaced", o.replaced)
 	t.Run("what operators see", o.seen)
@@ -323,7 +324,7 @@ func (o *outside) seen(t *testing.T) {
 			t.Errorf("%+v", g)
 		}
 	}
-	if len(list.Ingresses) != 3 || !strings.Contains(edge.CLI("ingress", "show", "public"), "vault.example.com") {
+	if len(list.Ingresses) != 5 || !strings.Contains(edge.CLI("ingress", "show", "public"), "vault.example.com") {
 		t.Errorf("%+v", list)
 	}
 	// A certificate that cannot be read is a problem that is shown, and the one before it stays.

@@ -85,6 +85,7 @@ func (p *Plane) warnings(after *resources, change Change) []*federation.Diagnost
 			for _, region := range spec.Failover {
 				c.region(where, "failover", region)
 			}
+			c.introduces(where, spec)
 		case *federation.Route:
 			c.route(where, spec)
 		case *federation.Upstream:

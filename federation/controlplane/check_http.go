@@ -51,6 +51,14 @@ func (c *checker) route(where string, r *federation.Route) {
 	}
 }
 
+// introduces warns of a PROXY header that nobody gets.
+func (c *checker) introduces(where string, r *federation.Resolver) {
+	if p, found := c.speaks(r.Service, ""); found && p.IsHTTP() && r.ProxyProtocol != "" {
+		c.warn(WarnProtocol, fmt.Sprintf("proxy_protocol of %s has no effect: the service speaks %s", where, p),
+			"connections to its instances are shared by many callers", "read who the client is in X-Forwarded-For")
+	}
+}
+
 // split warns of a service or a subset that is not there.
 func (c *checker) split(where string, of federation.ServiceName, rule string, s federation.Split) {
 	service := of

@@ -13,6 +13,7 @@ func TestWarningsAboutRequests(t *testing.T) {
 	r.SetPeers([]federation.Peer{peer(gcp, federation.PeeringActive)})
 	r.SetImport(gcp, imported(gcp, federation.FreshnessLive, "reports"))
 	web := resource(federation.KindService, "web", &federation.Service{Protocol: federation.ProtocolHTTP})
+	api := resource(federation.KindService, "api", &federation.Service{Protocol: federation.ProtocolHTTP})
 	resolver := resource(federation.KindResolver, "web", &federation.Resolver{Subsets: map[string]federation.Subset{
 		"v2": {Labels: map[string]string{"version": "2"}}}})
 	route := func(service string, rule federation.RouteRule) federation.Resource {
@@ -46,6 +47,9 @@ func TestWarningsAboutRequests(t *testing.T) {
 			[]federation.Code{WarnSubset}, `of "db"`},
 		{route("web", federation.RouteRule{Split: []federation.Split{{Service: name("next"), Region: "dc-berlin", Weight: 1}},
 			Mirror: &federation.Mirror{Service: name("copy")}}), []federation.Code{WarnRegion, WarnService, WarnService}, "dc-berlin"},
+		{resource(federation.KindResolver, "api", &federation.Resolver{ProxyProtocol: federation.ProxyV2}), []federation.Code{WarnProtocol},
+			"proxy_protocol of resolver \"api\" has no effect: the service speaks http"},
+		{resource(federation.KindResolver, "db", &federation.Resolver{ProxyProtocol: federation.ProxyV2}), nil, ""},
 		{limited("fine", "web", federation.Allow), nil, ""},
 		{limited("many", "*@*", federation.Allow), nil, ""},
 		{claiming("admins", "idp"), nil, ""},
@@ -59,7 +63,7 @@ func TestWarningsAboutRequests(t *testing.T) {
 		{limited("anywhere", "reports@*", federation.Deny), []federation.Code{WarnProtocol}, "denies every connection"},
 		{limited("elsewhere", "reports", federation.Deny), nil, ""}, // this region has none
 	} {
-		plan, err := r.Plan(t.Context(), put("cli", web, resolver, idp, test.put))
+		plan, err := r.Plan(t.Context(), put("cli", web, api, resolver, idp, test.put))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -72,13 +72,10 @@ func (w *watch) look(s *Session) {
 func (w *watch) read(s *Session, over chan struct{}) {
 	defer close(over)
 	n, err := s.conn.Conn.Read(w.octet[:])
-	s.mu.Lock()
-	closed := s.closed
-	s.mu.Unlock()
 	w.mu.Lock()
 	w.n = n
 	who := w.who
-	if n > 0 || err == nil || w.stops || closed {
+	if n > 0 || err == nil || w.stops {
 		who = nil
 	}
 	w.mu.Unlock()

@@ -117,19 +117,21 @@ func inOrder(all []federation.RateLimit) iter.Seq[federation.RateLimit] {
 	}
 }
 
-// admitRule lets a request of a local caller pass a rule of the route of service, within the rule's rates.
-func (m *Mesh) admitRule(service federation.ServiceName, rule *federation.RouteRule, caller string) *limitError {
+// admitRule lets a request of a local caller pass a rule of its service's route, within the rule's rates, or answers it.
+func (m *Mesh) admitRule(x *l7.Exchange, rec *record, who *caller, rule *federation.RouteRule) bool {
 	if len(rule.RateLimits) == 0 {
-		return nil
+		return true
 	}
-	b := m.burdenOf(service)
+	b := m.burdenOf(who.wants.Service)
 	for l := range inOrder(rule.RateLimits) {
 		l = l.Defaulted()
-		if wait, ok := b.take(rateKey{rule.Name, l}, caller, m.sinceStart()); !ok {
-			return overRate(l, wait)
+		if wait, ok := b.take(rateKey{rule.Name, l}, who.id.String(), m.sinceStart()); !ok {
+			over := overRate(l, wait)
+			m.refusedHTTP(x, rec, flagOverflow, over.response(), "rule "+rule.Name+": "+over.reason)
+			return false
 		}
 	}
-	return nil
+	return true
 }
 
 func overRate(l federation.RateLimit, wait time.Duration) *limitError {

@@ -38,8 +38,7 @@ func (m *Mesh) requestOut(x *l7.Exchange, who *caller) {
 	defer m.finish(rec)
 
 	rule := snap.Rule(who.wants.Service, &q.asked)
-	if over := m.admitRule(who.wants.Service, rule.RouteRule, who.id.String()); over != nil {
-		m.refusedHTTP(x, rec, flagOverflow, over.response(), "rule "+rule.Name+": "+over.reason)
+	if !m.admitRule(x, rec, who, rule.RouteRule) {
 		return
 	}
 	if rule.Fault != nil && m.hurt(x, rec, conn, rule.Fault) {
