@@ -183,8 +183,16 @@ type served struct {
 	own      body
 }
 
+// errConnect refuses CONNECT: what comes behind it is not HTTP any more, nobody could judge it, and the connection to the instance would be
+// lost for others. A service that is a proxy is declared as tcp.
+var errConnect = &http1.Error{Status: http.StatusNotImplemented, Reason: "connect"}
+
 // exchange has one request answered and reports whether another one may follow.
 func (d *side1) exchange(r *http.Request) bool {
+	if r.Method == http.MethodConnect {
+		d.refuse(errConnect)
+		return false
+	}
 	s := &served{}
 	x := &s.Exchange
 	x.Request, x.side, x.meter = r, d, d.session.server.measure(&s.measured, r)

@@ -106,7 +106,7 @@ func canonical2(r *http.Request, rules http1.Rules) *http1.Error {
 		return &http1.Error{Status: http.StatusBadRequest, Reason: "request"}
 	}
 	if r.Method == http.MethodConnect {
-		return &http1.Error{Status: http.StatusNotImplemented, Reason: "connect"}
+		return errConnect
 	}
 	// CVE-2021-39155 and its like: one host only, whatever name it comes under.
 	if h := r.Header["Host"]; len(h) > 0 && (len(h) > 1 || h[0] != r.Host) {

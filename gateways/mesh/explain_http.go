@@ -71,6 +71,9 @@ func (r *Request) read() (*http.Request, error) {
 	if err == nil {
 		err = http1.StripHopByHop(req.Header, http1.UpgradeProtocol(req.Header) != "")
 	}
+	if err == nil && req.Method == http.MethodConnect {
+		return nil, fmt.Errorf("%d: connect (what comes behind it is not HTTP: declare a service that is a proxy as tcp)", http.StatusNotImplemented)
+	}
 	var bad *http1.Error
 	switch {
 	case errors.As(err, &bad):

@@ -126,6 +126,10 @@ func TestExplainAgreesWithWhatRequestsMeet(t *testing.T) {
 			}
 		}
 	}
+	tunnels := &mesh.Request{Method: "CONNECT", Target: "shop:80", Host: "shop:80"} // see TestSmugglingAcrossGateways
+	if e := explainRequest(t, aws.region, "web", "shop", tunnels); e.Verdict != mesh.VerdictRefused || !strings.Contains(e.Reason, "501: connect") {
+		t.Errorf("CONNECT: %s: %s", e.Verdict, e.Reason)
+	}
 	if e := explainRequest(t, aws.region, "web", "shop", nil); e.Verdict != mesh.VerdictAllowed || !e.Conditional {
 		t.Errorf("without a request: %+v", e)
 	}

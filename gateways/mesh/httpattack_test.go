@@ -137,6 +137,8 @@ func TestSmugglingAcrossGateways(t *testing.T) {
 		{"upgrade to h2c", "GET /up HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n", 200,
 			`GET /up x "" map[]`},
 		{"method in small letters", "get / HTTP/1.1\r\nHost: x\r\n\r\n", 400, ""},
+		{"CONNECT", "CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n" + inner, 501, ""}, // what follows would be the tunnel's
+		{"CONNECT with a body", "CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\nContent-Length: 36\r\n\r\n" + inner, 400, ""},
 	} {
 		t.Run(c.class, func(t *testing.T) {
 			conn, err := net.Dial("tcp", to)
