@@ -223,6 +223,7 @@ func (f *Flow) fail(err error, code flow.ResetCode) {
 	f.mark()
 	f.only.Store(nil)
 	for _, l := range f.everyLeg() {
+		f.tellEnded(l, code)
 		l.c.cancel(code)
 		l.broken = true
 		l.uncount()

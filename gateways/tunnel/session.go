@@ -403,6 +403,8 @@ func (s *session) onControl(h flow.Header, body []byte) error {
 		return s.onAcks(body)
 	case frameWake:
 		return s.onWake(body)
+	case frameEnded:
+		return s.onEnded(h, body)
 	default:
 		s.link.onFrame(h, body)
 	}
