@@ -104,7 +104,7 @@ intention "raw-in" {
 	loads := map[string]*drainLoad{"http": {last: map[string]time.Time{}, count: map[string]int{}}, "tcp": {last: map[string]time.Time{}, count: map[string]int{}}}
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	wg.Go(func() { loads["http"].load(ctx, kept, "http://127.0.0.1:9001/region", 3*time.Millisecond) })
+	wg.Go(func() { loads["http"].load(ctx, kept, "http://127.0.0.1:9001/region", time.Millisecond) })
 	wg.Go(func() { loads["tcp"].load(ctx, anew, "http://127.0.0.1:9002/region", 10*time.Millisecond) })
 	defer func() { stop(); wg.Wait(); kept.CloseIdleConnections() }()
 	world.Until(t, 20*time.Second, "load on both", func() error {
