@@ -118,6 +118,9 @@ func (c *cli) showIngress(ctx context.Context, gw *admin.Client, args []string) 
 func (c *cli) ingressScreen(s *screen, g *admin.IngressStatus) {
 	s.line("%s  %s", s.paint(strong, g.Name), speaks(&g.Spec))
 	s.fields("listens", listening(g).text, "identity", g.Spec.Identity.String(), "open", fmt.Sprint(g.Connections))
+	if rules := ingressRules(&federation.IngressHost{RateLimits: g.Spec.RateLimits, ErrorPages: g.Spec.ErrorPages}); rules != "" {
+		s.fields("rules", rules)
+	}
 	var rows [][]cell
 	row := func(host, path, how string, to federation.ServiceRef) {
 		if !to.Service.IsZero() {
@@ -125,11 +128,16 @@ func (c *cli) ingressScreen(s *screen, g *admin.IngressStatus) {
 		}
 	}
 	row("any", "", "bytes", g.Spec.TCP)
-	for _, h := range g.Spec.Hosts {
-		for _, p := range h.Paths {
-			row(h.Name, p.Prefix, "requests", p.Service)
+	for i := range g.Spec.Hosts {
+		h := &g.Spec.Hosts[i]
+		how := "requests"
+		if rules := ingressRules(h); rules != "" {
+			how += ": " + rules
 		}
-		row(h.Name, "/", "requests", h.Service)
+		for _, p := range h.Paths {
+			row(h.Name, p.Prefix, how, p.Service)
+		}
+		row(h.Name, "/", how, h.Service)
 	}
 	for _, p := range g.Spec.Passthrough {
 		row(p.Name, "", "TLS, passed through", p.Service)
@@ -144,6 +152,27 @@ func (c *cli) ingressScreen(s *screen, g *admin.IngressStatus) {
 		s.line("")
 		s.fields("problem", problemText(p), "why", p.Why, "fix", p.Fix)
 	}
+}
+
+// ingressRules is what a host asks of requests beside where they lead.
+func ingressRules(h *federation.IngressHost) string {
+	var words []string
+	for _, l := range h.RateLimits {
+		words = append(words, fmt.Sprintf("at most %s for each %s", l.Rate, l.Per))
+	}
+	if len(h.RequireToken) > 0 {
+		words = append(words, "a token of "+strings.Join(h.RequireToken, " or "))
+	}
+	if h.CORS != nil {
+		words = append(words, "CORS for "+joined(h.CORS.Origins))
+	}
+	if len(h.Compress) > 0 {
+		words = append(words, joined(h.Compress))
+	}
+	for _, p := range h.ErrorPages {
+		words = append(words, fmt.Sprintf("a page for %s", strings.Trim(strings.ReplaceAll(fmt.Sprint(p.Status), " ", ", "), "[]")))
+	}
+	return strings.Join(words, "; ")
 }
 
 func (c *cli) ingressCertificates(s *screen, list []admin.IngressCertificate) {

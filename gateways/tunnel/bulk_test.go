@@ -179,6 +179,7 @@ type pathSim struct {
 	capacity float64
 	own      float64 // what waits in the queue of the lane's, octets
 	others   float64 // what others keep there
+	loss     float64 // share of what leaves the queue that has to be sent again
 	bound    uint64
 }
 
@@ -200,6 +201,8 @@ func (s *pathSim) run(d time.Duration) (share float64, queue time.Duration) {
 		out := min(s.capacity*dt, s.own+rate*dt)
 		s.own = min(max(0, s.own+rate*dt-out), s.capacity*s.v.minRTT.Seconds()) // its window
 		s.v.now += bulkTick
+		out *= 1 - s.loss
+		s.v.again = s.loss
 		s.v.delivered += uint64(out)
 		moved += out
 		s.v.rtt = s.v.minRTT + time.Duration((s.own+s.others)/s.capacity*float64(time.Second))
@@ -235,6 +238,16 @@ func TestPacedLaneGivesWay(t *testing.T) {
 	share, queue := s.run(5 * time.Second)
 	if share < 0.9 || queue > 20*time.Millisecond {
 		t.Errorf("%.2f of the path after it has shrunk, behind %v", share, queue)
+	}
+}
+
+// TestPacedLaneThatLoses: what is sent again must not count against the bound, or it shrinks with every window.
+func TestPacedLaneThatLoses(t *testing.T) {
+	s := newPathSim(24e6)
+	s.loss = 0.08
+	s.run(60 * time.Second)
+	if share, queue := s.run(20 * time.Second); share < 0.97*(1-s.loss) || queue > 8*time.Millisecond {
+		t.Errorf("%.3f of the path, behind %v", share, queue)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"io"
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
@@ -77,7 +76,7 @@ func (f *Flow) copy(offset uint64, payload []byte) {
 // sendCopy queues b, or drops it.
 func (l *quicLink) sendCopy(b []byte) {
 	heard := l.s.pinged.Load()
-	if heard == 0 || !l.conn.ConnectionState().SupportsDatagrams.Remote {
+	if heard == 0 || !l.datagrams {
 		return
 	}
 	binary.BigEndian.PutUint64(b[len(flow.ID{})+1:], heard)
@@ -97,7 +96,7 @@ func (l *quicLink) sendCopies() {
 		select {
 		case b := <-l.copies:
 			if l.conn.SendDatagram(b) == nil {
-				l.s.peer.copiesSent.Add(1)
+				l.s.peer.copied.Add(1)
 			}
 			continue
 		default:
@@ -191,7 +190,7 @@ func (f *Flow) readCopy(s *session, c *copyCarrier) {
 	f.ids++
 	l := &leg{c: c, s: s, way: flow.Way{ID: f.ids}, place: flow.Attached(f.role == flow.Answerer), since: f.far.now(), closed: true}
 	f.out.Detach(&l.way, nil)
-	f.far.peer.copiesUsed.Add(1)
+	f.far.peer.needed.Add(1)
 	f.join(l)
 }
 
@@ -217,7 +216,7 @@ func (s *session) openByCopy(c *copyCarrier) {
 		s.far.orphans.Add(-1)
 		return // what it is a copy of says the same, and is answered; or it has come meanwhile
 	}
-	s.peer.copiesUsed.Add(1)
+	s.peer.needed.Add(1)
 	time.AfterFunc(resumeLimit, func() {
 		in.mu.Lock()
 		defer in.mu.Unlock()
@@ -267,8 +266,6 @@ type copyCarrier struct {
 	s *session
 }
 
-func (c *copyCarrier) Read(b []byte) (int, error) { return c.Reader.Read(b) }
-
 func (*copyCarrier) Write(b []byte) (int, error)      { return len(b), nil }
 func (*copyCarrier) SetReadDeadline(time.Time) error  { return nil } // nothing ever waits
 func (*copyCarrier) SetWriteDeadline(time.Time) error { return nil }
@@ -278,5 +275,3 @@ func (*copyCarrier) cancel(flow.ResetCode)            {}
 func (*copyCarrier) finished()                        {}
 func (*copyCarrier) demote()                          {}
 func (c *copyCarrier) on() *session                   { return c.s }
-
-var _ io.Reader = (*copyCarrier)(nil)

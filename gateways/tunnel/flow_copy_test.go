@@ -3,6 +3,7 @@ package tunnel
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/quic-go/quic-go"
 
 	"github.com/tradewind-mesh/tradewind/gateways/flow"
 )
@@ -85,11 +88,11 @@ func TestASmallRequestIsNotHeldUpByALoss(t *testing.T) {
 				slices.Sort(took)
 				far := p.west.peer(east)
 				t.Logf("p50 %v, p99 %v, p99.7 %v; %d copies sent, %d of the other end's used", took[500], took[990], took[997],
-					far.copiesSent.Load(), far.copiesUsed.Load())
+					far.copied.Load(), far.needed.Load())
 				if limit := 50 * time.Millisecond; took[990] > limit {
 					t.Errorf("p99 is %v: more than %v", took[990], limit)
 				}
-				if far.copiesUsed.Load() == 0 || p.east.peer(west).copiesUsed.Load() == 0 {
+				if far.needed.Load() == 0 || p.east.peer(west).needed.Load() == 0 {
 					t.Error("no copy was ever needed")
 				}
 			})
@@ -154,7 +157,7 @@ func TestACopyThatComesTooLate(t *testing.T) {
 		if err := out.Open(open); err != nil {
 			t.Fatal(err)
 		}
-		served := p.east.peer(west).copiesUsed.Load()
+		served := p.east.peer(west).needed.Load()
 		s := p.sessionsAt(p.west)[0]
 		l := s.link.(*quicLink)
 		send := func(ping uint64) uint64 {
@@ -166,7 +169,7 @@ func TestACopyThatComesTooLate(t *testing.T) {
 				t.Fatal(err)
 			}
 			<-time.After(100 * time.Millisecond)
-			return p.east.peer(west).copiesUsed.Load() - served
+			return p.east.peer(west).needed.Load() - served
 		}
 		old := s.pinged.Load()
 		<-time.After(copyLife)
@@ -188,6 +191,89 @@ func TestACopyThatComesTooLate(t *testing.T) {
 		}
 		if n := send(s.pinged.Load()); n != 1 {
 			t.Error("a copy of a flow that has been was taken")
+		}
+	})
+}
+
+// TestTheStreamOfACopyIsUsed sends the copy of an OPEN, and a while later its stream: what the stream brings is answered on it.
+func TestTheStreamOfACopyIsUsed(t *testing.T) {
+	onLossyPath(t, 3, func(t *testing.T, p *pair) {
+		p.net.percent.Store(0)
+		open := p.west.open()
+		open.Copied = true
+		out, way := flow.NewOut(flow.Opener), flow.Way{ID: 1}
+		if err := out.Open(open); err != nil {
+			t.Fatal(err)
+		}
+		s := p.sessionsAt(p.west)[0]
+		l := s.link.(*quicLink)
+		b, _ := out.Copy(make([]byte, copyHead, copyMost), 0, nil)
+		copy(b, open.ID[:])
+		b[len(open.ID)+7], b[len(open.ID)+8] = byte(s.pinged.Load()>>8), byte(s.pinged.Load())
+		if err := l.conn.SendDatagram(b); err != nil {
+			t.Fatal(err)
+		}
+		orphans := &p.sessionsAt(p.east)[0].far.orphans
+		eventually(t, func() bool { return orphans.Load() == 1 })
+		stream, err := l.conn.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		frames, _ := out.Next(&way, nil)
+		body := []byte("what a copy has no room for")
+		frames = append(flow.Header{Type: flow.TypeData, Length: len(body)}.Append(frames), body...)
+		if _, err := stream.Write(frames); err != nil {
+			t.Fatal(err)
+		}
+		_ = stream.SetReadDeadline(time.Now().Add(5 * time.Second))
+		var got []byte
+		for piece := make([]byte, 1024); !bytes.HasSuffix(got, body); {
+			n, err := stream.Read(piece)
+			if got = append(got, piece[:n]...); err != nil {
+				t.Fatalf("%q, then %v", got, err)
+			}
+		}
+		if orphans.Load() != 0 {
+			t.Error("it is an orphan still")
+		}
+		stream.CancelWrite(quic.StreamErrorCode(flow.ResetAborted))
+	})
+}
+
+// TestNoCopyOpensWhatMayHaveBeen: an end that has had to forget a flow too soon cannot tell a late copy from a new flow.
+func TestNoCopyOpensWhatMayHaveBeen(t *testing.T) {
+	onLossyPath(t, 3, func(t *testing.T, p *pair) {
+		far := p.sessionsAt(p.east)[0].far
+		id := p.west.open().ID
+		ended := func(i int) *Flow { // all of one shard
+			f := &Flow{far: far, id: id, role: flow.Answerer, copied: true}
+			binary.BigEndian.PutUint32(f.id[:], uint32(i))
+			return f
+		}
+		byCopy := func(i int) error {
+			f := ended(i)
+			f.byCopy = true
+			return far.register(f)
+		}
+		for i := range maxMemory/flowShards + 1 {
+			f := ended(i)
+			if err := far.register(f); err != nil {
+				t.Fatal(err)
+			}
+			far.forget(f, true)
+		}
+		if byCopy(1<<20) == nil {
+			t.Error("a copy opened a flow that may have been forgotten")
+		}
+		if err := far.register(ended(1 << 21)); err != nil {
+			t.Errorf("a stream did not: %v", err)
+		}
+		<-time.After(copyLife)
+		if err := byCopy(1 << 22); err != nil {
+			t.Errorf("nor did a copy later: %v", err)
+		}
+		for _, i := range []int{1 << 21, 1 << 22} {
+			far.forget(far.find(ended(i).id, flow.Answerer), true)
 		}
 	})
 }
@@ -238,7 +324,7 @@ func TestForgedCopies(t *testing.T) {
 		if n := p.sessionsAt(p.east)[0].far.orphans.Load(); n != 0 {
 			t.Errorf("%d orphans are left", n)
 		}
-		if n := p.east.peer(west).copiesUsed.Load(); n < 100 {
+		if n := p.east.peer(west).needed.Load(); n < 100 {
 			t.Errorf("only %d copies got as far as a flow", n)
 		}
 	})

@@ -188,13 +188,11 @@ func (r *remote) forget(f *Flow, heard bool) {
 	}
 	delete(sh.flows, key)
 	limit := memoryLimit
-	if heard && !f.byCopy {
-		if limit = copyLife; !f.copied {
-			return
-		}
-	}
-	if f.role == flow.Opener {
+	switch {
+	case f.role == flow.Opener || heard && !f.copied:
 		return
+	case heard && !f.byCopy: // its stream has come, and a copy may still
+		limit = copyLife
 	}
 	if sh.gone == nil {
 		sh.gone = map[flow.ID]time.Time{}

@@ -122,7 +122,7 @@ func (in *Incoming) readOpen(c carrier, h flow.Header, attached bool) error {
 	if err != nil {
 		return err
 	}
-	in.open, in.id, in.copied = event.Open, event.Open.ID, event.Open.Copied
+	in.open, in.id, in.copied = event.Open, event.Open.ID, event.Open.Copied || in.byCopy
 	if err := in.far.register(&in.Flow); err != nil {
 		return fmt.Errorf("%w: %w", flow.ErrViolation, err)
 	}

@@ -82,8 +82,8 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		counter(descBytes, p.in.Load(), name, "in")
 		counter(descBytes, p.out.Load(), name, "out")
 		counter(descBare, p.bare.Load(), name)
-		counter(descCopies, p.copiesSent.Load(), name, "out")
-		counter(descCopies, p.copiesUsed.Load(), name, "in")
+		counter(descCopies, p.copied.Load(), name, "out")
+		counter(descCopies, p.needed.Load(), name, "in")
 		counter(descFailures, p.failures.Load(), name)
 	}
 	counter(descRevoked, c.t.counts.revoked.Load())

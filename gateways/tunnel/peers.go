@@ -31,24 +31,25 @@ type peer struct {
 	t      *Transport
 	region federation.Region
 
-	table                  atomic.Pointer[[]*session] // every session that runs; replaced whole
-	failed                 [2]atomic.Pointer[failure] // by kind: the last attempt to reach it that failed; nil when that address has been reached since
-	rtt                    atomic.Int64               // nanoseconds; of the last session that was up
-	since                  atomic.Int64               // Unix nanoseconds of the last change of up
-	up                     atomic.Bool
-	in, out                atomic.Uint64 // bytes of flows
-	kept                   atomic.Int64  // octets kept until they are acknowledged
-	bare                   atomic.Uint64 // how often there was no room for them
-	copiesSent, copiesUsed atomic.Uint64
-	bulk                   [2]atomic.Int64 // bulk transfers by kind of what carries them
-	remotes                remotes         // its gateways
-	failures               atomic.Uint64   // attempts to dial it that failed
-	dialled                atomic.Uint64   // lanes
-	lent                   atomic.Int64    // lanes that are open
-	died                   atomic.Uint64   // lanes that ended by themselves
-	waited                 atomic.Uint64   // flows that had to wait for a lane
-	asking                 chan struct{}   // a token for each question to it under way
-	asked                  chan struct{}   // a token for each question of its being answered
+	table    atomic.Pointer[[]*session] // every session that runs; replaced whole
+	failed   [2]atomic.Pointer[failure] // by kind: the last attempt to reach it that failed; nil when that address has been reached since
+	rtt      atomic.Int64               // nanoseconds; of the last session that was up
+	since    atomic.Int64               // Unix nanoseconds of the last change of up
+	up       atomic.Bool
+	in, out  atomic.Uint64   // bytes of flows
+	kept     atomic.Int64    // octets kept until they are acknowledged
+	bare     atomic.Uint64   // how often there was no room for them
+	copied   atomic.Uint64   // copies sent
+	needed   atomic.Uint64   // copies of the peer that came before what they are copies of
+	bulk     [2]atomic.Int64 // bulk transfers by kind of what carries them
+	remotes  remotes         // its gateways
+	failures atomic.Uint64   // attempts to dial it that failed
+	dialled  atomic.Uint64   // lanes
+	lent     atomic.Int64    // lanes that are open
+	died     atomic.Uint64   // lanes that ended by themselves
+	waited   atomic.Uint64   // flows that had to wait for a lane
+	asking   chan struct{}   // a token for each question to it under way
+	asked    chan struct{}   // a token for each question of its being answered
 
 	mu   sync.Mutex // held to replace the table and to compare it with up and lane
 	lane kind       // that new flows took when it was last up

@@ -17,12 +17,13 @@ import (
 
 // quicLink is the link of a session that is one QUIC connection.
 type quicLink struct {
-	conn    *quic.Conn
-	stream  *quic.Stream // the control stream
-	own     *socket      // that nothing else uses; nil: a shared one
-	s       *session
-	copies  chan []byte // to be sent
-	sending atomic.Bool // a goroutine sends them
+	conn      *quic.Conn
+	stream    *quic.Stream // the control stream
+	own       *socket      // that nothing else uses; nil: a shared one
+	s         *session
+	copies    chan []byte // to be sent
+	sending   atomic.Bool // a goroutine sends them
+	datagrams bool        // the other end takes them
 }
 
 // acceptSession serves a QUIC flow session that a peer has dialled, until it ends.
@@ -78,7 +79,7 @@ func (t *Transport) dialSession(ctx context.Context, w way, limit time.Duration)
 func (l *quicLink) session(t *Transport, live *liveConn, address string) *session {
 	l.s = t.newSession(live, l, address)
 	l.s.srtt.Store(int64(l.conn.ConnectionStats().SmoothedRTT))
-	l.copies = make(chan []byte, copyQueue)
+	l.copies, l.datagrams = make(chan []byte, copyQueue), l.conn.ConnectionState().SupportsDatagrams.Remote
 	return l.s
 }
 

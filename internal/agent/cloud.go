@@ -7,13 +7,13 @@ import (
 	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
-	"github.com/tradewind-mesh/tradewind/internal/admin"
+	"github.com/tradewind-mesh/tradewind/providers/poll"
 )
 
 // cloud is what a gateway asks a cloud besides its workloads.
 type cloud struct {
 	// locate asks the cloud's metadata service where this process runs. Without one it fails after 2 s.
-	locate func(ctx context.Context) (admin.Location, error)
+	locate func(ctx context.Context) (poll.Location, error)
 	// addresses returns the machines that the words of a retry_join choose.
 	addresses func(ctx context.Context, words map[string]string) ([]netip.Addr, error)
 	// clusters returns what lists the Kubernetes clusters that the body of a provider block covers.

@@ -7,15 +7,11 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/tradewind-mesh/tradewind/internal/admin"
 	"github.com/tradewind-mesh/tradewind/providers/gcp"
 )
 
 var cloudGCP = &cloud{
-	locate: func(ctx context.Context) (admin.Location, error) {
-		l, err := gcp.Locate(ctx)
-		return admin.Location{Provider: l.Provider, Region: l.Region, Zone: l.Zone, ZoneID: l.ZoneID, Instance: l.InstanceID, Account: l.Account}, err
-	},
+	locate: gcp.Locate,
 	addresses: func(ctx context.Context, w map[string]string) ([]netip.Addr, error) {
 		f := gcp.Filter{Project: w["project_name"], LabelKey: w["label_key"], LabelValue: w["label_value"], NetworkTag: w["tag_value"],
 			AddressType: addressType(w), CredentialsFile: w["credentials_file"], Endpoint: w["endpoint"]}

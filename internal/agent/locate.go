@@ -94,7 +94,10 @@ func (a *Agent) locate(ctx context.Context) {
 	ask := map[string]func(context.Context) (admin.Location, error){}
 	for kind, c := range cloudsByKind {
 		if c != nil && cmp.Or(cfg.Provider, kind) == kind {
-			ask[kind] = c.locate
+			ask[kind] = func(ctx context.Context) (admin.Location, error) {
+				l, err := c.locate(ctx)
+				return admin.Location{Provider: l.Provider, Region: l.Region, Zone: l.Zone, ZoneID: l.ZoneID, Instance: l.InstanceID, Account: l.Account}, err
+			}
 		}
 	}
 	found, err := askAll(ctx, ask)
