@@ -22,7 +22,7 @@ build: ## build bin/tradewind and bin/tradewind-gateway
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/tradewind ./cmd/tradewind-gateway
 
-demo: build ## three regions on this machine: discover, federate, load, kill, heal, deny (ARGS="--once -o json" runs it unattended)
+demo: build ## three regions on this machine: discover, federate, split, drain, kill, heal, deny (ARGS="--once -o json" runs it unattended)
 	@bin/tradewind demo $(ARGS)
 
 test: ## run the tests (no root, no network); what needs root or real programs is in e2e
