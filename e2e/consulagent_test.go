@@ -45,18 +45,7 @@ func startConsul(t *testing.T, extra string) *agent {
 // startConsulIn starts an agent in a cloud, where it can be asked at all addresses.
 func startConsulIn(t *testing.T, in *world.Cloud, extra string) *agent {
 	t.Helper()
-	bin, err := filepath.Abs(filepath.Join("..", "bin", "tools", "consul"))
-	if err == nil {
-		_, err = os.Stat(bin)
-	}
-	if err != nil {
-		const reason = "bin/tools/consul is missing: build it with make tools (7 minutes of processor time, once)"
-		if os.Getenv("CI") != "" {
-			t.Fatal(reason)
-		}
-		t.Skip(reason)
-	}
-	a := &agent{bin: bin, dir: t.TempDir(), in: in, dev: !strings.Contains(extra, "bootstrap_expect")}
+	a := &agent{bin: tool(t, "consul"), dir: t.TempDir(), in: in, dev: !strings.Contains(extra, "bootstrap_expect")}
 	port := func() (address, port string) {
 		address, err := world.FreeAddress()
 		if err != nil {
@@ -84,6 +73,7 @@ log_level = "warn"
 disable_update_check = true
 performance { raft_multiplier = 1 }
 %s`, web, dns, server, lan, wan, web, client, extra))
+	var err error
 	a.api, err = api.NewClient(&api.Config{Address: a.http, Token: rootToken, HttpClient: &http.Client{Transport: &http.Transport{
 		DialContext: a.dial}}})
 	if err != nil {

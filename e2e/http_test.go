@@ -258,7 +258,7 @@ func tool(t *testing.T, name string) string {
 		_, err = os.Stat(path)
 	}
 	if err != nil {
-		reason := fmt.Sprintf("bin/tools/%s is missing: build it with make tools", name)
+		reason := fmt.Sprintf("bin/tools/%s is missing: build it with make tools (some minutes of processor time, once)", name)
 		if os.Getenv("CI") != "" {
 			t.Fatal(reason)
 		}

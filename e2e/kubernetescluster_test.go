@@ -50,26 +50,13 @@ const (
 // startKubernetes starts a cluster that the gateway's service account may read as the provider's documentation says.
 func startKubernetes(t *testing.T) *cluster {
 	t.Helper()
-	bin, err := filepath.Abs(filepath.Join("..", "bin", "tools"))
-	for _, name := range []string{"etcd", "kube-apiserver"} {
-		if err == nil {
-			_, err = os.Stat(filepath.Join(bin, name))
-		}
-	}
-	if err != nil {
-		const reason = "bin/tools/etcd or bin/tools/kube-apiserver is missing: " +
-			"make e2e-kubernetes builds them (8 minutes of processor time, once)"
-		if os.Getenv("CI") != "" {
-			t.Fatal(reason)
-		}
-		t.Skip(reason)
-	}
-	c := &cluster{dir: t.TempDir(), bin: bin}
+	tool(t, "kube-apiserver")
+	c := &cluster{dir: t.TempDir(), bin: filepath.Dir(tool(t, "etcd"))}
 	c.certificates(t)
 	c.write(t, "tokens.csv", adminToken+`,admin,1,"system:masters"`+"\n")
 	c.etcd, c.address = c.free(t), c.free(t)
 	peers := c.free(t)
-	etcd, err := world.Run(filepath.Join(bin, "etcd"), "--data-dir", filepath.Join(c.dir, "etcd"), "--log-level", "warn", "--unsafe-no-fsync",
+	etcd, err := world.Run(filepath.Join(c.bin, "etcd"), "--data-dir", filepath.Join(c.dir, "etcd"), "--log-level", "warn", "--unsafe-no-fsync",
 		"--listen-client-urls", "http://"+c.etcd, "--advertise-client-urls", "http://"+c.etcd, "--listen-peer-urls", "http://"+peers,
 		"--initial-advertise-peer-urls", "http://"+peers, "--initial-cluster", "default=http://"+peers)
 	if err != nil {
