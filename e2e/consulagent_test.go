@@ -325,16 +325,13 @@ func carry(to io.Writer, from io.Reader, deaf <-chan struct{}) {
 	b := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(b)
-		select {
-		case <-deaf:
-			continue
-		default:
-		}
-		if n > 0 {
-			_, _ = to.Write(b[:n])
-		}
 		if err != nil {
 			return
+		}
+		select {
+		case <-deaf: // what is read is lost, and the connection stays open
+		default:
+			_, _ = to.Write(b[:n])
 		}
 	}
 }

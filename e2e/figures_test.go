@@ -26,9 +26,9 @@ func TestFigures(t *testing.T) {
 // healthAtAPeer changes the health of registered instances in one region and measures until the other region's catalog says so:
 // from before the call, which has written it to the disk when it returns, to the first answer of the peer's admin API that shows it.
 //
-// The limit is a few times what it takes, so a neighbour on the machine that takes a processor for ten milliseconds breaks it as
-// well. Questions that change nothing are therefore measured in between: a change passes some five such waits on its way (the
-// call, the disk, two gateways, the answer), so that much more than the limit is granted when the questions are slow too.
+// A neighbour on the machine that takes a processor for ten milliseconds breaks the limit for p99 as well. Questions that change
+// nothing are therefore measured in between: a change passes some five such waits on its way (the call, the disk, two gateways,
+// the answer), so that much more is granted for p99 when the questions are slow too. Nothing is granted for p50.
 func healthAtAPeer(t *testing.T) {
 	const (
 		services = 60 // of each attempt
@@ -57,10 +57,10 @@ func healthAtAPeer(t *testing.T) {
 		if p99 <= limit {
 			return
 		}
-		least, median = min(least, p99-waits*busy), min(median, percentile(took, 50)-waits*percentile(asked, 50))
+		least, median = min(least, p99-waits*busy), min(median, percentile(took, 50))
 	}
 	if median > limit {
-		t.Errorf("p50 was above %v in each of %d attempts, and the machine was not busy enough to explain it", limit, attempts)
+		t.Errorf("p50 was above %v in each of %d attempts", limit, attempts)
 	}
 	if least > limit {
 		t.Errorf("p99 was above %v in each of %d attempts, and the machine was not busy enough to explain it", limit, attempts)
