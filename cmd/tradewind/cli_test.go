@@ -30,7 +30,7 @@ type world struct {
 	address     string
 	environment map[string]string
 	stdin       string
-	tty         bool
+	tty, outTTY bool
 }
 
 func newWorld(t *testing.T) *world {
@@ -70,7 +70,7 @@ func (w *world) run(t *testing.T, args ...string) (stdout, stderr string, code i
 	t.Helper()
 	var out, errs bytes.Buffer
 	c := &cli{in: strings.NewReader(w.stdin), out: &out, err: &errs, env: func(k string) string { return w.environment[k] },
-		now: func() time.Time { return noon }, inTTY: w.tty, outTTY: false, errTTY: w.tty}
+		now: func() time.Time { return noon }, inTTY: w.tty, outTTY: w.outTTY, errTTY: w.tty}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	code = c.execute(ctx, args)
@@ -394,5 +394,36 @@ func TestSpan(t *testing.T) {
 	}
 	if got := intentionName("*@*", "shop/"+strings.Repeat("x", 60)); len(got) > 63 || got != strings.ToLower(got) {
 		t.Errorf("name %q of %d characters", got, len(got))
+	}
+}
+
+// TestGenerateTokenWaits holds that who reads a token on a terminal is told when it was used, and that a program that reads it is
+// not kept waiting.
+func TestGenerateTokenWaits(t *testing.T) {
+	w := newWorld(t)
+	const proof = "✓ token: redeemed by"
+	for _, c := range []struct {
+		terminal bool
+		line     string
+		waits    bool
+	}{
+		{true, "peer generate-token gcp-europe-west1", true},
+		{true, "peer generate-token gcp-europe-west1 --wait=false", false},
+		{true, "peer generate-token gcp-europe-west1 -o json", false},
+		{false, "peer generate-token gcp-europe-west1", false},
+		{false, "peer generate-token gcp-europe-west1 --wait", true},
+	} {
+		w.outTTY = c.terminal
+		stdout, stderr, code := w.run(t, strings.Fields(c.line)...)
+		if code != exitOK || strings.Contains(stderr, proof) != c.waits || !strings.Contains(stdout, "tw1.c2VjcmV0") {
+			t.Errorf("%s, terminal %v: exit code %d\n%s%s", c.line, c.terminal, code, stdout, stderr)
+		}
+		if c.waits && !strings.Contains(stderr, "next: tradewind ") {
+			t.Errorf("%s says no next step:\n%s", c.line, stderr)
+		}
+	}
+	w.outTTY = true
+	if _, stderr, code := w.run(t, "peer", "generate-token", "azure-westeurope", "--timeout", "50ms"); code != exitUnreachable {
+		t.Errorf("nobody comes: exit code %d\n%s", code, stderr)
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -32,12 +33,16 @@ func (c *cli) peerTokenCommand() *cobra.Command {
 		out       string
 		wait      bool
 	}
-	cmd := &cobra.Command{
+	var cmd *cobra.Command
+	cmd = &cobra.Command{
 		Use: "generate-token PEER", Short: "Make a token that lets PEER federate with this region, once", Args: takes(1, 1),
 		Long: `Make a token that lets the region PEER, and no other, federate with this one. It goes to standard output, or with --out
-to a file that only you can read. Take it to PEER over a way you trust, and redeem it there with "tradewind peer establish".`,
-		Example: `  tradewind peer generate-token gcp-europe-west1 --out gcp.token
-  tradewind peer generate-token gcp-europe-west1 --wait   # until it came`,
+to a file that only you can read. Take it to PEER over a way you trust, and redeem it there with "tradewind peer establish".
+
+On a terminal the command then waits until PEER came, and proves that traffic gets there. Ctrl-C ends the waiting, not the token.
+Where its output is read by something else, it ends when the token is written, unless --wait says otherwise.`,
+		Example: `  tradewind peer generate-token gcp-europe-west1
+  tradewind peer generate-token gcp-europe-west1 --out gcp.token --wait=false`,
 		RunE: c.withGateway(peerTimeout, func(ctx context.Context, gw *admin.Client, args []string) error {
 			region, err := parseRegion(args[0])
 			if err != nil {
@@ -65,18 +70,49 @@ to a file that only you can read. Take it to PEER over a way you trust, and rede
 				strings.Join(token.Addresses, ", "))
 			c.say("this region's fingerprint is %s", token.Fingerprint)
 			c.next("at %s: tradewind peer establish --token %s", region, from)
+			if !cmd.Flags().Changed("wait") {
+				opts.wait = c.outTTY && c.human()
+			}
 			if !opts.wait {
 				return nil
 			}
-			return c.waitPeer(ctx, gw, region, federation.PeeringActive)
+			return c.awaitComing(ctx, gw, region, token)
 		}),
 	}
 	cmd.Flags().DurationVar(&opts.ttl, "ttl", 0, "how long it may be used (default 15m)")
 	cmd.Flags().StringSliceVar(&opts.addresses, "advertise", nil,
 		"host:port that PEER shall dial (default: mesh.advertise, or this host's addresses)")
 	cmd.Flags().StringVar(&opts.out, "out", "", "file to write the token to, with mode 0600")
-	cmd.Flags().BoolVar(&opts.wait, "wait", false, "wait until PEER came and the peering is Active")
+	cmd.Flags().BoolVar(&opts.wait, "wait", false, "wait until PEER came and the peering is Active (default on a terminal)")
 	return cmd
+}
+
+// awaitComing waits until the other region has redeemed the token, and says what is proven then. A token is good for longer than
+// one call may last, so the question is asked again, unless --timeout said how long to wait.
+func (c *cli) awaitComing(ctx context.Context, gw *admin.Client, region federation.Region,
+	token *admin.PeerToken) error {
+	steps, begin := c.steps(), c.now()
+	defer steps.end()
+	for {
+		steps.show(admin.PeerStep{Name: "token", State: admin.StepRunning,
+			Text: fmt.Sprintf("waiting for %s to redeem it, %s left; Ctrl-C leaves it valid", region, c.until(token.Expires))})
+		p, err := gw.PeerWait(ctx, &admin.PeerWaitRequest{Peer: region, State: federation.PeeringActive})
+		if errors.Is(err, admin.ErrTimeout) && c.flags.timeout == 0 && c.now().Before(token.Expires.Time) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, s := range []admin.PeerStep{
+			{Name: "token", Text: "redeemed by " + p.TrustDomain},
+			{Name: "trust", Text: "fingerprint " + p.Fingerprint + ": compare it with what is said there"},
+			{Name: "reach", Text: fmt.Sprintf("over %s, to %s, in %s", lanes(p.Path), p.Path.Address, secs(p.Path.RTTSeconds))},
+		} {
+			s.State = admin.StepDone
+			steps.show(s)
+		}
+		return c.established(&admin.PeerEstablished{Peering: *p, TookSeconds: admin.SecondsOf(c.now().Sub(begin))})
+	}
 }
 
 func (c *cli) peerEstablishCommand() *cobra.Command {
