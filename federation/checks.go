@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -42,6 +44,24 @@ type CheckStatus struct {
 	Failures int       `json:"failures,omitempty"` // in a row
 }
 
+// validateTLS returns what of c's TLS does not fit together, joined: a word that would have no effect is one that somebody relies on.
+func (c CheckSpec) validateTLS() error {
+	var errs []error
+	if !c.TLS && (c.TLSServerName != "" || c.TLSCAFile != "" || c.TLSSkipVerify) {
+		errs = append(errs, errors.New("check tls_server_name, tls_ca_file and tls_skip_verify need tls = true"))
+	}
+	if c.TLS && c.Kind == CheckTTL {
+		errs = append(errs, errors.New("a ttl check asks nobody: tls has no meaning for it"))
+	}
+	if c.TLSSkipVerify && c.TLSCAFile != "" {
+		errs = append(errs, errors.New("check tls_skip_verify accepts any certificate: tls_ca_file has no meaning beside it"))
+	}
+	if c.TLSCAFile != "" && !filepath.IsAbs(c.TLSCAFile) {
+		errs = append(errs, fmt.Errorf("check tls_ca_file %q is no absolute path", c.TLSCAFile))
+	}
+	return errors.Join(errs...)
+}
+
 // validateBounds returns the limits that c exceeds, joined. They keep one resource from holding sockets or memory for long.
 func (c CheckSpec) validateBounds() error {
 	var errs []error
@@ -54,15 +74,17 @@ func (c CheckSpec) validateBounds() error {
 	if c.TTL != 0 && c.TTL.D() < 100*time.Millisecond {
 		errs = append(errs, fmt.Errorf("check ttl %v is below 100ms: scheduling alone would fail it", c.TTL))
 	}
-	if len(c.Path) > 1024 || len(c.Host) > 253 || len(c.GRPCService) > 253 {
-		errs = append(errs, errors.New("check path has more than 1024 characters, or host or grpc_service more than 253"))
+	if len(c.Path) > 1024 || len(c.TLSCAFile) > 1024 {
+		errs = append(errs, errors.New("check path or tls_ca_file has more than 1024 characters"))
 	} else if _, err := url.ParseRequestURI(c.Path); c.Path != "" && err != nil {
 		errs = append(errs, fmt.Errorf("check path %q is not valid in a URL", c.Path))
 	}
-	for _, r := range c.Host + c.GRPCService {
-		if r <= ' ' || r >= 0x7f {
-			errs = append(errs, fmt.Errorf("check host %q or grpc_service %q has a blank or unprintable character", c.Host, c.GRPCService))
-			break
+	for _, f := range []struct{ what, name string }{{"host", c.Host}, {"grpc_service", c.GRPCService}, {"tls_server_name", c.TLSServerName}} {
+		switch {
+		case len(f.name) > 253:
+			errs = append(errs, fmt.Errorf("check %s has more than 253 characters", f.what))
+		case strings.ContainsFunc(f.name, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+			errs = append(errs, fmt.Errorf("check %s %q has a blank or unprintable character", f.what, f.name))
 		}
 	}
 	return errors.Join(errs...)

@@ -67,7 +67,7 @@ type CheckKind string
 
 // The kinds of check.
 const (
-	CheckTCP  CheckKind = "tcp"  // a connection is accepted
+	CheckTCP  CheckKind = "tcp"  // a connection is accepted, and with TLS its handshake ends
 	CheckHTTP CheckKind = "http" // GET answers 200-299; redirects are answers, not followed
 	CheckGRPC CheckKind = "grpc" // grpc.health.v1.Health/Check answers SERVING
 	CheckTTL  CheckKind = "ttl"  // somebody says so, at least once in every TTL
@@ -80,6 +80,10 @@ type CheckSpec struct {
 	Host           string    `json:"host,omitempty"`            // http: the Host header
 	GRPCService    string    `json:"grpc_service,omitempty"`    // grpc: the service asked about
 	Port           uint16    `json:"port,omitempty"`            // when not the instance's own
+	TLS            bool      `json:"tls,omitempty"`             // tcp, http, grpc: over TLS; the certificate is verified
+	TLSServerName  string    `json:"tls_server_name,omitempty"` // that the certificate must be for; empty: host, or the instance's IP address
+	TLSCAFile      string    `json:"tls_ca_file,omitempty"`     // PEM, read for each attempt: who may have signed it; empty: the system's roots
+	TLSSkipVerify  bool      `json:"tls_skip_verify,omitempty"` // any certificate will do
 	Interval       Duration  `json:"interval,omitempty"`        // between two attempts
 	Timeout        Duration  `json:"timeout,omitempty"`         // of one attempt
 	TTL            Duration  `json:"ttl,omitempty"`             // ttl: how long one heartbeat lasts

@@ -167,7 +167,7 @@ func (c CheckSpec) Validate() error {
 	if c.HealthyAfter < 0 || c.UnhealthyAfter < 0 || c.HealthyAfter > 100 || c.UnhealthyAfter > 100 {
 		errs = append(errs, errors.New("check thresholds must lie between 1 and 100"))
 	}
-	errs = append(errs, c.validateBounds())
+	errs = append(errs, c.validateTLS(), c.validateBounds())
 	return errors.Join(errs...)
 }
 

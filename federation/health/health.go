@@ -22,7 +22,7 @@ type Config struct {
 	Concurrency int
 	// Rand gives the phase of each check, in [0,1). Default: math/rand/v2.
 	Rand func() float64
-	// Log receives what no report says. Default: discard.
+	// Log receives a line for each change. Default: discard.
 	Log *slog.Logger
 }
 
@@ -55,6 +55,9 @@ type target struct {
 	since  time.Time
 	dirty  bool // is in Checker.dirty
 	gone   bool
+
+	told     federation.Health // by the last report
+	toldFrom time.Time         // its Since
 }
 
 // New returns a Checker that does nothing until Run.
@@ -91,6 +94,7 @@ func (c *Checker) Watch(t federation.CheckTarget) {
 	var kept []*check
 	if old != nil {
 		next.health, next.reason, next.since = old.health, old.reason, old.since
+		next.told, next.toldFrom = old.told, old.toldFrom
 		kept = old.checks
 	}
 	for _, spec := range t.Checks {
@@ -269,6 +273,44 @@ func (c *Checker) settle(t *target, now time.Time) {
 		c.mark(t)
 	}
 	t.reason = clean(reason)
+}
+
+// news is a report, and what the last one about the instance said.
+type news struct {
+	federation.HealthReport
+	was     federation.Health
+	wasFrom time.Time
+}
+
+// maxLines is the most lines for changes within a second: when a zone dies, the rest is in "tradewind services list".
+const maxLines = 20
+
+// diary tells of changes: why a service lost an instance is asked hours later.
+type diary struct {
+	log   *slog.Logger
+	from  time.Time // of the second that lines are counted in
+	lines int
+}
+
+// add tells of n at now. The first answer of an instance that is well says nothing that its registration has not said.
+func (d *diary) add(now time.Time, n news) {
+	if n.Health == n.was || n.Health != federation.HealthFailing && n.was != federation.HealthFailing {
+		return
+	}
+	if now.Sub(d.from) >= time.Second {
+		d.from, d.lines = now, 0
+	}
+	d.lines++
+	at := []any{"service", n.Service.String(), "instance", string(n.Instance)}
+	switch {
+	case d.lines > maxLines+1:
+	case d.lines > maxLines:
+		d.log.Warn("more instances change", "see", "tradewind services list")
+	case n.Health == federation.HealthFailing:
+		d.log.Warn("instance fails its checks", append(at, "reason", n.Reason)...)
+	default:
+		d.log.Info("instance no longer fails its checks", append(at, "health", n.Health.String(), "after", n.Since.Sub(n.wasFrom).String())...)
+	}
 }
 
 // signal wakes Run.

@@ -1,7 +1,10 @@
 package health
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -18,6 +22,7 @@ import (
 	"github.com/tradewind-mesh/tradewind/federation"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -58,6 +63,9 @@ func checkAddress(addr netip.AddrPort, spec federation.CheckSpec) netip.AddrPort
 func describe(spec federation.CheckSpec, addr netip.AddrPort) string {
 	switch spec.Kind {
 	case federation.CheckHTTP:
+		if spec.TLS {
+			return clean("https://" + addr.String() + spec.Path)
+		}
 		return clean(addr.String() + spec.Path)
 	case federation.CheckGRPC:
 		if spec.GRPCService != "" {
@@ -74,7 +82,7 @@ func ask(ctx context.Context, k *check) outcome {
 	var o outcome
 	switch k.spec.Kind {
 	case federation.CheckTCP:
-		o = askTCP(ctx, k.addr)
+		o = askTCP(ctx, k.spec, k.addr)
 	case federation.CheckHTTP:
 		o = askHTTP(ctx, k.spec, k.addr)
 	case federation.CheckGRPC:
@@ -110,27 +118,69 @@ func dial(ctx context.Context, addr string) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-func askTCP(ctx context.Context, addr netip.AddrPort) outcome {
+func askTCP(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort) outcome {
 	conn, err := dial(ctx, addr.String())
 	if err != nil {
 		return outcome{err: err}
 	}
-	_ = conn.Close() // it was accepted, which is all that was asked
-	return outcome{}
+	defer conn.Close() // it was accepted, which is all that was asked without TLS
+	if !spec.TLS {
+		return outcome{}
+	}
+	cfg, err := tlsConfig(spec, addr)
+	if err != nil {
+		return outcome{err: err}
+	}
+	return outcome{err: tls.Client(conn, cfg).HandshakeContext(ctx)}
 }
 
-// client makes HTTP checks. It holds no connection, cookie or proxy between two of them.
-var client = &http.Client{
-	Transport: &http.Transport{
+// tlsConfig is how the instance at addr is spoken to over TLS. The CA file is read for each attempt: it may be renewed at any
+// time, and a check takes longer than reading it.
+func tlsConfig(spec federation.CheckSpec, addr netip.AddrPort) (*tls.Config, error) {
+	name := cmp.Or(spec.TLSServerName, hostname(spec.Host), addr.Addr().String())
+	cfg := &tls.Config{ServerName: name, InsecureSkipVerify: spec.TLSSkipVerify} //nolint:gosec // the operator's word, said in the check
+	if spec.TLSCAFile == "" {
+		return cfg, nil
+	}
+	pem, err := os.ReadFile(spec.TLSCAFile)
+	if err != nil {
+		return nil, fmt.Errorf("read tls_ca_file: %w", err)
+	}
+	cfg.RootCAs = x509.NewCertPool()
+	if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("tls_ca_file %s holds no certificate in PEM", spec.TLSCAFile)
+	}
+	return cfg, nil
+}
+
+// hostname is a Host header without its port.
+func hostname(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		return h
+	}
+	return host
+}
+
+// transport is how one HTTP check asks. It holds no connection, cookie or proxy for another.
+func transport(cfg *tls.Config) *http.Transport {
+	return &http.Transport{
 		Proxy:                  nil, // a proxy's answer says nothing about the instance
 		DialContext:            func(ctx context.Context, _, addr string) (net.Conn, error) { return dial(ctx, addr) },
+		TLSClientConfig:        cfg,
 		DisableKeepAlives:      true, // an answer over an old connection would not show that new ones are accepted
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,
 		WriteBufferSize:        2 << 10,
 		ReadBufferSize:         maxBody,
-	},
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+var plain = transport(nil) // of all checks without TLS
+
+// roundTrip makes one request, and follows no redirect: where it leads is not the instance.
+func roundTrip(req *http.Request, t *http.Transport) (*http.Response, error) {
+	c := http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return c.Do(req)
 }
 
 func askHTTP(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort) outcome {
@@ -138,14 +188,22 @@ func askHTTP(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort
 	if err != nil {
 		return outcome{err: fmt.Errorf("read path %q: %w", spec.Path, err)}
 	}
-	target = &url.URL{Scheme: "http", Host: addr.String(), Path: target.Path, RawPath: target.RawPath, RawQuery: target.RawQuery}
+	scheme, over := "http", plain
+	if spec.TLS {
+		cfg, err := tlsConfig(spec, addr)
+		if err != nil {
+			return outcome{err: err}
+		}
+		scheme, over = "https", transport(cfg)
+	}
+	target = &url.URL{Scheme: scheme, Host: addr.String(), Path: target.Path, RawPath: target.RawPath, RawQuery: target.RawQuery}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
 		return outcome{err: fmt.Errorf("make request: %w", err)}
 	}
 	req.Host = spec.Host
 	req.Header.Set("User-Agent", agent)
-	res, err := client.Do(req)
+	res, err := roundTrip(req, over)
 	if err != nil {
 		return outcome{err: unwrapURL(err)}
 	}
@@ -171,13 +229,21 @@ func unwrapURL(err error) error {
 }
 
 func askGRPC(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort) outcome {
-	var dialError atomic.Pointer[error] // gRPC keeps only the text of it
+	var failed atomic.Pointer[error] // of dialling or the handshake: gRPC keeps only the text of it
+	creds := insecure.NewCredentials()
+	if spec.TLS {
+		cfg, err := tlsConfig(spec, addr)
+		if err != nil {
+			return outcome{err: err}
+		}
+		creds = noted{credentials.NewTLS(cfg), &failed}
+	}
 	conn, err := grpc.NewClient("passthrough:///"+addr.String(),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
 			c, err := dial(ctx, target)
 			if err != nil {
-				dialError.Store(&err)
+				failed.Store(&err)
 			}
 			return c, err
 		}),
@@ -198,11 +264,31 @@ func askGRPC(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort
 	case s.Code() == codes.NotFound:
 		return outcome{err: fmt.Errorf("the server does not know service %q", spec.GRPCService), output: s.Message()}
 	default:
-		if failed := dialError.Load(); failed != nil {
-			return outcome{err: *failed}
+		if why := failed.Load(); why != nil {
+			return outcome{err: *why}
 		}
 		return outcome{err: fmt.Errorf("answered %v", s.Code()), output: s.Message()}
 	}
+}
+
+// noted keeps why a handshake failed.
+type noted struct {
+	credentials.TransportCredentials
+	failed *atomic.Pointer[error]
+}
+
+// ClientHandshake implements credentials.TransportCredentials.
+func (n noted) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := n.TransportCredentials.ClientHandshake(ctx, authority, raw)
+	if err != nil {
+		n.failed.Store(&err)
+	}
+	return conn, info, err
+}
+
+// Clone implements credentials.TransportCredentials.
+func (n noted) Clone() credentials.TransportCredentials {
+	return noted{n.TransportCredentials.Clone(), n.failed}
 }
 
 // clean returns s fit to be shown and stored: valid UTF-8 without control characters (a terminal obeys those), at most 256 octets.

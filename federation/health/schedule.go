@@ -41,6 +41,7 @@ type outcome struct {
 func (c *Checker) Run(ctx context.Context, report func(federation.HealthReport)) error {
 	var attempts sync.WaitGroup
 	defer attempts.Wait() // attempts end at once: their contexts derive from ctx
+	told := diary{log: c.log}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -48,8 +49,9 @@ func (c *Checker) Run(ctx context.Context, report func(federation.HealthReport))
 		for _, k := range begin {
 			attempts.Go(k)
 		}
-		for _, r := range reports {
-			report(r)
+		for _, n := range reports {
+			report(n.HealthReport)
+			told.add(time.Now(), n)
 		}
 		timer.Reset(wait)
 		select {
@@ -62,7 +64,7 @@ func (c *Checker) Run(ctx context.Context, report func(federation.HealthReport))
 }
 
 // turn does what is due at now and returns the attempts to begin, the reports to make and how long nothing else is due.
-func (c *Checker) turn(ctx context.Context, now time.Time) (begin []func(), reports []federation.HealthReport, wait time.Duration) {
+func (c *Checker) turn(ctx context.Context, now time.Time) (begin []func(), reports []news, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.queue) > 0 && !c.queue[0].due.After(now) && c.inFlight < c.limit {
@@ -77,8 +79,9 @@ func (c *Checker) turn(ctx context.Context, now time.Time) (begin []func(), repo
 	for _, t := range c.dirty {
 		t.dirty = false
 		if !t.gone {
-			reports = append(reports, federation.HealthReport{Service: t.Service, Instance: t.Instance, Version: t.Version,
-				Health: t.health, Reason: t.reason, Since: t.since})
+			reports = append(reports, news{federation.HealthReport{Service: t.Service, Instance: t.Instance, Version: t.Version,
+				Health: t.health, Reason: t.reason, Since: t.since}, t.told, t.toldFrom})
+			t.told, t.toldFrom = t.health, t.since
 		}
 	}
 	c.dirty = c.dirty[:0]

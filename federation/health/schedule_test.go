@@ -1,10 +1,14 @@
 package health
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -398,6 +402,54 @@ func TestForgottenAttemptIsBrokenOff(t *testing.T) {
 		synctest.Wait()
 		if s := b.Stats(); s.InFlight != 0 || s.Instances != 0 || s.Waiting != 0 {
 			t.Errorf("stats are %+v", s)
+		}
+	})
+}
+
+// page is a buffer that is written to while it is read.
+type page struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (p *page) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.b.Write(b)
+}
+
+func (p *page) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.b.String()
+}
+
+func TestChangesAreLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lines page
+		b := newBench(t, 0, Config{Log: slog.New(slog.NewTextHandler(&lines, nil))})
+		b.say(func(at time.Duration) outcome {
+			if at >= time.Second && at < 2*time.Second {
+				return outcome{err: errDown, definitive: true}
+			}
+			return outcome{}
+		})
+		const instances = maxLines + 5
+		for i := range instances {
+			to := watch(federation.CheckSpec{Kind: federation.CheckTCP})
+			to.Instance = federation.InstanceID(fmt.Sprint(i))
+			b.Watch(to)
+		}
+		advance(500 * time.Millisecond)
+		same(t, "lines while all is well", lines.String(), "")
+		advance(3 * time.Second)
+		log := lines.String()
+		for text, want := range map[string]int{`level=WARN msg="instance fails its checks" service=web`: maxLines,
+			`reason="tcp 192.0.2.1:80: down"`: maxLines, `level=INFO msg="instance no longer fails its checks"`: maxLines,
+			"health=passing after=1s": maxLines, `msg="more instances change"`: 2} {
+			if got := strings.Count(log, text); got != want {
+				t.Errorf("%q stands there %d times, want %d\n%s", text, got, want, log)
+			}
 		}
 	})
 }

@@ -60,6 +60,10 @@ type checkBlock struct {
 	Host           string    `hcl:"host,optional"`
 	GRPCService    string    `hcl:"grpc_service,optional"`
 	Port           uint16    `hcl:"port,optional"`
+	TLS            bool      `hcl:"tls,optional"`
+	TLSServerName  string    `hcl:"tls_server_name,optional"`
+	TLSCAFile      string    `hcl:"tls_ca_file,optional"`
+	TLSSkipVerify  bool      `hcl:"tls_skip_verify,optional"`
 	Interval       string    `hcl:"interval,optional"`
 	Timeout        string    `hcl:"timeout,optional"`
 	TTL            string    `hcl:"ttl,optional"`
@@ -289,6 +293,7 @@ func (c converter) service(b serviceBlock) {
 	}
 	for _, k := range b.Checks {
 		check := federation.CheckSpec{Kind: federation.CheckKind(k.Kind), Path: k.Path, Host: k.Host, GRPCService: k.GRPCService, Port: k.Port,
+			TLS: k.TLS, TLSServerName: k.TLSServerName, TLSCAFile: k.TLSCAFile, TLSSkipVerify: k.TLSSkipVerify,
 			HealthyAfter: k.HealthyAfter, UnhealthyAfter: k.UnhealthyAfter}
 		c.text("interval", k.Interval, &check.Interval, k.At)
 		c.text("timeout", k.Timeout, &check.Timeout, k.At)
