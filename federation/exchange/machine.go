@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -88,9 +89,7 @@ type Machine struct {
 // published as STALE by the first input that brings a time. When saved is damaged, New returns a Diagnostic together with a
 // machine that works and is empty.
 func New(cfg Config, saved []byte) (*Machine, error) {
-	if cfg.MaxStale == 0 {
-		cfg.MaxStale = defaultMaxStale
-	}
+	cfg.MaxStale = cmp.Or(cfg.MaxStale, defaultMaxStale)
 	if cfg.Rand == nil {
 		cfg.Rand = rand.New(rand.NewPCG(1, 2))
 	}
@@ -310,6 +309,13 @@ func (m *Machine) SetEpoch(now time.Time, e federation.Epoch) []Action {
 	if m.sess != nil {
 		m.fail(CodeEpochChanged, "the epoch of region "+string(m.cfg.Local)+" has changed")
 	}
+	return m.act()
+}
+
+// SetMaxStale replaces Config.MaxStale. What has expired stays so: it is fetched again.
+func (m *Machine) SetMaxStale(now time.Time, d time.Duration) []Action {
+	m.input(now)
+	m.cfg.MaxStale = cmp.Or(d, defaultMaxStale)
 	return m.act()
 }
 

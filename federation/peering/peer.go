@@ -49,6 +49,7 @@ type peer struct {
 	rec      *record
 	bundle   uint64 // revision of our own bundle that the machine has
 	epoch    federation.Epoch
+	maxStale time.Duration
 	workers  sync.WaitGroup // dials and their readers
 	last     time.Time      // of the last round: time must not go back
 	imported *federation.Import
@@ -142,7 +143,7 @@ func (p *peer) makeMachine() {
 		p.trouble(federation.CodeImportFile, err.Error())
 	}
 	p.machine = machine
-	p.epoch, p.bundle, p.trust = cfg.Epoch, 0, trustState{known: true}
+	p.epoch, p.maxStale, p.bundle, p.trust = cfg.Epoch, cfg.MaxStale, 0, trustState{known: true}
 }
 
 // guarded goes round until the peering ends here (true) or a panic was stopped (false).
@@ -253,7 +254,7 @@ func (p *peer) next() time.Time {
 // absorb takes in what others have changed since the last round.
 func (p *peer) absorb(ctx context.Context, now time.Time) {
 	p.m.mu.Lock()
-	rec, bundle, epoch := p.m.entries[p.region].rec, p.m.bundle, p.m.epoch
+	rec, bundle, epoch, maxStale := p.m.entries[p.region].rec, p.m.bundle, p.m.epoch, p.m.cfg.MaxStale
 	owner := p.m.entries[p.region].live == p
 	p.m.mu.Unlock()
 	if owner && rec != p.rec {
@@ -274,6 +275,10 @@ func (p *peer) absorb(ctx context.Context, now time.Time) {
 	if epoch != p.epoch {
 		p.epoch = epoch
 		p.act(ctx, p.machine.SetEpoch(now, epoch))
+	}
+	if maxStale != p.maxStale {
+		p.maxStale = maxStale
+		p.act(ctx, p.machine.SetMaxStale(now, maxStale))
 	}
 	if p.nudged.Swap(false) {
 		p.nudge(now)

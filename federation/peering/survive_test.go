@@ -50,6 +50,29 @@ func TestPartitionAndRecovery(t *testing.T) {
 	})
 }
 
+func TestMaxStaleCanChange(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.add("a"), w.add("b")
+		w.join(a, b)
+		pass(2 * time.Minute)
+		w.partition("a", "b")
+		pass(10 * time.Minute)
+		a.mustImport("b", "b-shop")
+		a.m.SetMaxStale(time.Hour)
+		pass(time.Second)
+		a.mustImport("b", "b-shop")
+		a.m.SetMaxStale(5 * time.Minute)
+		pass(time.Second)
+		if imp := a.catalog.imported("b"); imp != nil && imp.Freshness != federation.FreshnessExpired {
+			t.Errorf("ten minutes old with a limit of five, the import is %v", imp.Freshness)
+		}
+		w.heal()
+		a.await("b", federation.PeeringActive, time.Minute)
+		pass(time.Second)
+		a.mustImport("b", "b-shop")
+	})
+}
+
 func TestShortPartitionIsOverAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a, b := w.add("a"), w.add("b")

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -243,6 +244,8 @@ const logGather = 5 * time.Millisecond
 // accessLog carries lines to a writer from one goroutine. Lines gather while a write is under way and for logGather after it,
 // so under load one write takes many of them, and without load a line is out at once.
 type accessLog struct {
+	off     atomic.Bool // nobody reads it, and nothing is formatted
+	out     sync.Mutex  // held while w is written to
 	w       io.Writer
 	log     *slog.Logger
 	dropped prometheus.Counter
@@ -256,15 +259,25 @@ type accessLog struct {
 }
 
 func newAccessLog(w io.Writer, log *slog.Logger, dropped prometheus.Counter) *accessLog {
-	return &accessLog{
-		w: w, log: log, dropped: dropped, wake: make(chan struct{}, 1),
+	l := &accessLog{
+		log: log, dropped: dropped, wake: make(chan struct{}, 1),
 		lines: sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }},
 	}
+	l.set(w)
+	return l
+}
+
+// set changes the writer.
+func (l *accessLog) set(w io.Writer) {
+	l.out.Lock()
+	defer l.out.Unlock()
+	l.w = w
+	l.off.Store(w == nil)
 }
 
 // write queues r. It never blocks for the writer.
 func (l *accessLog) write(r *record) {
-	if l.w == nil {
+	if l.off.Load() {
 		return
 	}
 	line := l.lines.Get().(*[]byte)
@@ -308,7 +321,9 @@ func (l *accessLog) flush() {
 	batch := l.pending
 	l.pending = l.spare[:0]
 	l.mu.Unlock()
-	if len(batch) > 0 {
+	l.out.Lock()
+	defer l.out.Unlock()
+	if len(batch) > 0 && l.w != nil {
 		_, err := l.w.Write(batch)
 		if err != nil && !l.failing { // once, not once a line
 			l.log.Error("access log cannot be written", "error", err)

@@ -150,12 +150,12 @@ func (ls *listeners) start(serve func(*listener)) {
 	}
 }
 
-// listenLocal binds the local mTLS listener, when there is to be one.
-func (m *Mesh) listenLocal() error {
-	if m.cfg.LocalListen == "" {
-		return nil
+// BindLocal binds address for SetLocal: loopback TCP or a unix socket, as Config.LocalListen. For no address it returns nil.
+func (m *Mesh) BindLocal(address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
 	}
-	network, address, err := federation.ParseListen(m.cfg.LocalListen)
+	network, address, err := federation.ParseListen(address)
 	if err == nil && (m.cfg.LocalTLS == nil || m.cfg.Workload == nil) {
 		err = errors.New("no trust is configured for it")
 	}
@@ -164,17 +164,36 @@ func (m *Mesh) listenLocal() error {
 		l, err = listen(network, address)
 	}
 	if err != nil {
-		return &federation.Diagnostic{
+		return nil, &federation.Diagnostic{
 			Code: federation.CodeLocalListen, Err: err,
-			What: fmt.Sprintf("the local mTLS listener cannot be opened on %s", m.cfg.LocalListen),
+			What: fmt.Sprintf("the local mTLS listener cannot be opened on %s", address),
 			Why:  err.Error(),
 			Fix:  "free the address, or give the local listener another one (or none) in gateway.hcl",
 		}
 	}
-	m.listeners.mu.Lock()
-	defer m.listeners.mu.Unlock()
-	m.listeners.local = &listener{Listener: l}
-	return nil
+	return l, nil
+}
+
+// SetLocal makes l, which may be nil, the local mTLS listener instead of the one before. Connections that came by that one go on.
+func (m *Mesh) SetLocal(l net.Listener) {
+	ls := &m.listeners
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	old := ls.local
+	ls.local = nil
+	switch {
+	case l == nil:
+	case ls.closed:
+		_ = l.Close()
+	default:
+		ls.local = &listener{Listener: l}
+		if ls.serve != nil {
+			ls.serve(ls.local)
+		}
+	}
+	if old != nil {
+		_ = old.Close()
+	}
 }
 
 // LocalAddr is where workloads with an SVID connect; nil before Run, and when there is no such listener.

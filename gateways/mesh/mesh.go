@@ -129,9 +129,11 @@ func New(cfg Config) *Mesh {
 // Run serves local callers and judges open connections until ctx ends, then resets what is still open and returns nil once
 // all of it has ended. It fails at once when the local mTLS listener cannot be bound. Flows of peers come by HandleFlow.
 func (m *Mesh) Run(ctx context.Context) error {
-	if err := m.listenLocal(); err != nil {
+	local, err := m.BindLocal(m.cfg.LocalListen)
+	if err != nil {
 		return err
 	}
+	m.SetLocal(local)
 	logs, stopLogs := context.WithCancel(context.WithoutCancel(ctx)) // the log outlives the connections it tells of
 	var logging sync.WaitGroup
 	logging.Go(func() { m.access.run(logs) })
@@ -155,6 +157,9 @@ func (m *Mesh) Run(ctx context.Context) error {
 	logging.Wait()
 	return nil
 }
+
+// SetAccessLog makes w, nil for none, the access log. When it returns the one before is no longer written to.
+func (m *Mesh) SetAccessLog(w io.Writer) { m.access.set(w) }
 
 // watch keeps what is open in line with what is allowed, until ctx ends.
 func (m *Mesh) watch(ctx context.Context) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -55,9 +56,12 @@ type Server struct {
 	log    *slog.Logger
 	api    http.Handler
 	socket socketAccess
-	token  string
+	token  string // of the TCP address; set before anything is served there
 
+	mu        sync.Mutex // guards what follows
 	unix, tcp net.Listener
+	serveTCP  func(net.Listener) (stop func()) // while Run runs
+	stopTCP   func()                           // ends what serves tcp now
 }
 
 // New returns a server that is not listening yet. When it is to listen on TCP, it reads the token or writes a new one.
@@ -70,21 +74,60 @@ func New(cfg Config) (*Server, error) {
 	if s.socket, err = newSocketAccess(cfg.Group); err != nil {
 		return nil, err
 	}
-	if cfg.Listen != "" {
-		if err := checkLoopback(cfg.Listen); err != nil {
-			return nil, err
-		}
-		if s.token, err = loadToken(cfg.TokenFile); err != nil {
-			return nil, err
-		}
+	if err := s.permit(cfg.Listen); err != nil {
+		return nil, err
 	}
 	s.api = bounded(s.methods())
 	return s, nil
 }
 
+// permit makes sure that address may be listened on, and that there is a token to ask for.
+func (s *Server) permit(address string) (err error) {
+	if address == "" {
+		return nil
+	}
+	if err := checkLoopback(address); err != nil {
+		return err
+	}
+	if s.token == "" {
+		s.token, err = loadToken(s.cfg.TokenFile)
+	}
+	return err
+}
+
+// BindLoopback binds address for SetLoopback. For no address it returns nil. It must not be called twice at once.
+func (s *Server) BindLoopback(ctx context.Context, address string) (net.Listener, error) {
+	if err := s.permit(address); err != nil || address == "" {
+		return nil, err
+	}
+	return listenLoopback(ctx, address)
+}
+
+// SetLoopback serves l, which may be nil, instead of the TCP address before. Calls that run there have 3 s to finish.
+func (s *Server) SetLoopback(l net.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.serveTCP == nil { // Run has ended, or ends
+		if l != nil {
+			_ = l.Close()
+		}
+		return
+	}
+	stop := s.stopTCP
+	s.tcp, s.stopTCP = l, nil
+	if l != nil {
+		s.stopTCP = s.serveTCP(l)
+	}
+	if stop != nil {
+		stop()
+	}
+}
+
 // Listen binds the socket and the TCP address, so that a caller learns of trouble before it declares itself started. Run
 // calls it when nobody did. On an error nothing stays bound.
 func (s *Server) Listen(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.cfg.Socket != "" && s.unix == nil {
 		l, err := listenSocket(ctx, s.cfg.Socket, s.socket.group)
 		if err != nil {
@@ -115,6 +158,8 @@ func (s *Server) closeListeners() error {
 
 // Addr is the TCP address in use after Listen, or nil.
 func (s *Server) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.tcp == nil {
 		return nil
 	}
@@ -126,42 +171,54 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.Listen(ctx); err != nil {
 		return err
 	}
-	// Calls outlive ctx by the grace: a change that was accepted shall also be answered.
-	calls, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
-	serve := func(l net.Listener, h http.Handler, connContext func(context.Context, net.Conn) context.Context) {
-		server := &http.Server{
-			Handler: h, ConnContext: connContext,
-			BaseContext:       func(net.Listener) context.Context { return calls },
-			ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10,
-			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		}
-		group.Go(func() error {
-			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				return &federation.Diagnostic{Code: "TW-8010", What: "the admin API stopped listening on " + l.Addr().String(),
-					Why: err.Error(),
-					Fix: "restart the gateway", Err: err}
-			}
-			return nil
-		})
-		group.Go(func() error {
-			<-ctx.Done()
-			grace, done := context.WithTimeout(calls, shutdownGrace)
-			defer done()
-			if err := server.Shutdown(grace); err != nil {
-				cancel()
-				return server.Close()
-			}
-			return nil
-		})
-	}
+	s.mu.Lock()
 	if s.unix != nil {
-		serve(s.unix, s.onSocket(s.api), withPeer)
+		s.serve(ctx, group, s.unix, &http.Server{Handler: s.onSocket(s.api), ConnContext: withPeer})
+	}
+	s.serveTCP = func(l net.Listener) (stop func()) {
+		inner, stop := context.WithCancel(ctx)
+		s.serve(inner, group, l, &http.Server{Handler: s.onLoopback(s.api)})
+		return stop
 	}
 	if s.tcp != nil {
-		serve(s.tcp, s.onLoopback(s.api), nil)
+		s.stopTCP = s.serveTCP(s.tcp)
 	}
-	group.Go(func() error { <-ctx.Done(); return nil }) // also with no listener at all, Run lasts as long as ctx
+	s.mu.Unlock()
+	group.Go(func() error { // also with no listener at all, Run lasts as long as ctx
+		<-ctx.Done()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.serveTCP = nil
+		return nil
+	})
 	return group.Wait()
+}
+
+// serve has server serve l until ctx ends, in goroutines of group. Calls outlive ctx by the grace: a change that was accepted
+// shall also be answered.
+func (s *Server) serve(ctx context.Context, group *errgroup.Group, l net.Listener, server *http.Server) {
+	calls, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	server.BaseContext = func(net.Listener) context.Context { return calls }
+	server.ReadHeaderTimeout, server.IdleTimeout, server.MaxHeaderBytes = headerTimeout, idleTimeout, 64<<10
+	server.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
+	group.Go(func() error {
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return &federation.Diagnostic{Code: "TW-8010", What: "the admin API stopped listening on " + l.Addr().String(),
+				Why: err.Error(),
+				Fix: "restart the gateway", Err: err}
+		}
+		return nil
+	})
+	group.Go(func() error {
+		defer cancel()
+		<-ctx.Done()
+		grace, done := context.WithTimeout(calls, shutdownGrace)
+		defer done()
+		if err := server.Shutdown(grace); err != nil {
+			cancel()
+			return server.Close()
+		}
+		return nil
+	})
 }

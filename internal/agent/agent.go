@@ -174,10 +174,11 @@ func (a *Agent) buildData() (err error) {
 	if err != nil {
 		return err
 	}
-	access, err := a.openAccessLog(cfg.AccessLog)
+	access, file, err := a.openAccessLog(cfg.AccessLog)
 	if err != nil {
 		return err
 	}
+	a.access = file
 	a.tokens = jwt.New(jwt.Config{Hosts: cfg.KeyHosts, Metrics: a.metrics, Log: a.room("jwt")})
 	a.mesh = mesh.New(mesh.Config{
 		Tokens: a.tokens,
@@ -191,20 +192,20 @@ func (a *Agent) buildData() (err error) {
 	return nil
 }
 
-func (a *Agent) openAccessLog(where string) (io.Writer, error) {
+// openAccessLog returns where the access log goes, nil for nowhere, and what is to be closed when it goes there no longer.
+func (a *Agent) openAccessLog(where string) (io.Writer, io.Closer, error) {
 	switch where {
 	case "off":
-		return nil, nil
+		return nil, nil, nil
 	case "stdout":
-		return a.opts.Out, nil
+		return a.opts.Out, nil, nil
 	}
 	f, err := os.OpenFile(where, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
 	if err != nil {
-		return nil, &federation.Diagnostic{Code: "TW-1005", What: "cannot write the access log to " + where, Why: err.Error(),
+		return nil, nil, &federation.Diagnostic{Code: "TW-1005", What: "cannot write the access log to " + where, Why: err.Error(),
 			Fix: "set access_log to a file this user may write, to \"stdout\" or to \"off\"", Err: err}
 	}
-	a.access = f
-	return f, nil
+	return f, f, nil
 }
 
 func (a *Agent) buildPeering(ctx context.Context) (err error) {

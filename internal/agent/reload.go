@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -20,22 +22,27 @@ import (
 
 // Reload implements admin.Process: it reads the configuration again, whole, and puts what can change while running in force. On
 // any error the running configuration stays.
-func (a *Agent) Reload(context.Context, *admin.ReloadRequest) (*admin.ReloadResponse, error) {
+func (a *Agent) Reload(ctx context.Context, _ *admin.ReloadRequest) (*admin.ReloadResponse, error) {
 	next, err := config.Load(a.opts.Path)
 	if err == nil {
 		if _, err = a.openProviders(next.Providers); err == nil { // what cannot be set up must not replace what runs
 			err = a.checkJoins(next.Peers)
 		}
 	}
-	if err != nil {
-		a.reloadProblem.Store(because("TW-1007", "the configuration on disk was refused; the running one stays in force", err,
-			"correct it, and: tradewind reload"))
-		a.log.Error("reload refused; the running configuration stays", "generation", a.generationNow(), "error", err)
-		return nil, err
-	}
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
 	current := a.cfg.Load()
+	adopt := func() {}
+	if err == nil {
+		adopt, err = a.open(ctx, current, next)
+	}
+	if err != nil {
+		a.reloadProblem.Store(because("TW-1007", "the configuration on disk was refused; the running one stays in force", err,
+			"correct it, and: tradewind reload"))
+		a.log.Error("reload refused; the running configuration stays", "generation", a.generation, "error", err)
+		return nil, err
+	}
+	adopt()
 	restart := config.RestartOnly(current, next)
 	changed := config.Reloadable(current, next)
 	if len(changed) > 0 {
@@ -43,6 +50,7 @@ func (a *Agent) Reload(context.Context, *admin.ReloadRequest) (*admin.ReloadResp
 		a.level.Set(merged.LogLevel)
 		a.cfg.Store(merged)
 		a.tokens.Allow(merged.KeyHosts)
+		a.peers.SetMaxStale(merged.MaxStale)
 		select {
 		case a.reconfigured <- struct{}{}:
 		default: // the watcher has not yet looked at the change before this one, and will see both
@@ -57,6 +65,56 @@ func (a *Agent) Reload(context.Context, *admin.ReloadRequest) (*admin.ReloadResp
 	}
 	a.log.Info("configuration reloaded", "generation", a.generation, "changed", changed, "needs_restart", restart)
 	return &admin.ReloadResponse{Generation: a.generation, Changed: changed, Restart: restart}, nil
+}
+
+// open opens what next needs and current has not: listeners, and the file of the access log. Adopt puts it in the place of what
+// runs, which is closed only then; on an error nothing has changed. A file is opened anew by each reload, because log rotation
+// moves the one that is written to.
+func (a *Agent) open(ctx context.Context, current, next *config.Gateway) (adopt func(), err error) {
+	var opened []io.Closer
+	defer func() {
+		if err != nil {
+			for _, c := range opened {
+				_ = c.Close()
+			}
+		}
+	}()
+	var steps []func()
+	listeners := []struct {
+		from, to string
+		bind     func(context.Context, string) (net.Listener, error)
+		set      func(net.Listener)
+	}{
+		{current.LocalListen, next.LocalListen, func(_ context.Context, s string) (net.Listener, error) { return a.mesh.BindLocal(s) }, a.mesh.SetLocal},
+		{current.AdminListen, next.AdminListen, a.admin.BindLoopback, a.admin.SetLoopback},
+	}
+	for _, l := range listeners {
+		if l.from == l.to {
+			continue
+		}
+		bound, err := l.bind(ctx, l.to)
+		if err != nil {
+			return nil, err
+		}
+		if bound != nil {
+			opened = append(opened, bound)
+		}
+		steps = append(steps, func() { l.set(bound) })
+	}
+	access, file, err := a.openAccessLog(next.AccessLog)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		for _, step := range steps {
+			step()
+		}
+		a.mesh.SetAccessLog(access)
+		if a.access != nil {
+			_ = a.access.Close() // every line was written when it was given to the kernel
+		}
+		a.access = file
+	}, nil
 }
 
 func (a *Agent) generationNow() uint64 {

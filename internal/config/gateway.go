@@ -65,9 +65,8 @@ func RestartOnly(a, b *Gateway) []string {
 		"region": a.Region == b.Region, "trust_domain": a.TrustDomain == b.TrustDomain, "name": a.Name == b.Name,
 		"data_dir": a.DataDir == b.DataDir, "mesh.listen": a.MeshListen == b.MeshListen,
 		"mesh.lanes":   slices.Equal(a.MeshLanes, b.MeshLanes),
-		"admin.socket": a.AdminSocket == b.AdminSocket, "admin.listen": a.AdminListen == b.AdminListen,
-		"admin.group": a.AdminGroup == b.AdminGroup, "local.listen": a.LocalListen == b.LocalListen,
-		"access_log": a.AccessLog == b.AccessLog, "location": a.Location == b.Location, "max_stale": a.MaxStale == b.MaxStale, "log.format": a.LogFormat == b.LogFormat,
+		"admin.socket": a.AdminSocket == b.AdminSocket, "admin.group": a.AdminGroup == b.AdminGroup,
+		"location": a.Location == b.Location, "log.format": a.LogFormat == b.LogFormat,
 	})
 }
 
@@ -77,7 +76,8 @@ func Reloadable(a, b *Gateway) []string {
 		"mesh.advertise": slices.Equal(a.Advertise, b.Advertise), "resources_dir": a.ResourcesDir == b.ResourcesDir,
 		"source": slices.Equal(a.Sources, b.Sources), "provider": reflect.DeepEqual(a.Providers, b.Providers),
 		"drain_timeout": a.DrainTimeout == b.DrainTimeout, "log.level": a.LogLevel == b.LogLevel, "peer": reflect.DeepEqual(a.Peers, b.Peers),
-		"jwks.hosts": slices.Equal(a.KeyHosts, b.KeyHosts),
+		"jwks.hosts": slices.Equal(a.KeyHosts, b.KeyHosts), "admin.listen": a.AdminListen == b.AdminListen,
+		"local.listen": a.LocalListen == b.LocalListen, "access_log": a.AccessLog == b.AccessLog, "max_stale": a.MaxStale == b.MaxStale,
 	})
 }
 
@@ -86,7 +86,8 @@ func Merge(running, next *Gateway) *Gateway {
 	out := *running
 	out.Advertise, out.ResourcesDir, out.Sources = next.Advertise, next.ResourcesDir, next.Sources
 	out.Providers, out.DrainTimeout, out.LogLevel, out.Files = next.Providers, next.DrainTimeout, next.LogLevel, next.Files
-	out.Peers, out.KeyHosts = next.Peers, next.KeyHosts
+	out.Peers, out.KeyHosts, out.MaxStale = next.Peers, next.KeyHosts, next.MaxStale
+	out.AdminListen, out.LocalListen, out.AccessLog = next.AdminListen, next.LocalListen, next.AccessLog
 	return &out
 }
 
