@@ -55,6 +55,11 @@ of this version: it may come from a newer gateway, or be mistyped.`},
 exit code 4 when a peer's catalog is stale, traffic goes the slower way, or there are warnings. The lines above say which.`},
 	{"TW-8901", "The demo needs tradewind-gateway", `The demo starts real gateways and looks for tradewind-gateway in the directory of
 the tradewind program. Build both with "make build", or install both in one place.`},
+	{"TW-8907", "The demo has nowhere to write", `The demo keeps all that it writes in one new directory, below TMPDIR or else /tmp, and
+removes it at the end. The path of a socket in it must stay short: the kernel allows 107 octets. Set TMPDIR to a directory that can be written.`},
+	{"TW-8908", "The demo could not be told to its end", `Something that the demo needs of this machine was not to be had, or did not happen in
+the time that it takes even on a slow one: free ports of the loopback addresses, some 100 MB of memory and 20 MB of disk. What was
+measured until then is shown. Nothing is left behind, so it can simply be started again.`},
 	{"TW-8902", "The log level is unknown", `The levels are debug, info, warn and error. The level was not changed.`},
 	{"TW-8903", "There is no such service", `No source of this region has the service and no peer shows it. "tradewind services list" shows
 what there is; a peer shows a service once it has an export for this region there.`},

@@ -41,6 +41,7 @@ type cli struct {
 	now      func() time.Time
 
 	inTTY, outTTY, errTTY bool
+	columns               int // of standard error's terminal; 0 if it is none
 
 	flags   flags
 	started bool // arguments and flags were good; errors from here on are not about usage

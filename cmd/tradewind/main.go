@@ -25,6 +25,7 @@ func main() {
 		inTTY: term.IsTerminal(int(os.Stdin.Fd())), outTTY: term.IsTerminal(int(os.Stdout.Fd())),
 		errTTY: term.IsTerminal(int(os.Stderr.Fd())),
 	}
+	c.columns, _, _ = term.GetSize(int(os.Stderr.Fd()))
 	code := c.execute(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)

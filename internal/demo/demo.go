@@ -29,9 +29,12 @@ const (
 
 // Options are how the demo is shown.
 type Options struct {
-	Out      io.Writer // for people
-	Terminal bool      // Out is one, so the traffic line may be redrawn
-	Hold     bool      // at the end, leave everything running until ctx ends
+	Out     io.Writer // for people
+	Live    bool      // Out is a terminal that can redraw the line of traffic
+	Color   bool
+	Columns int    // how wide Out is; 0 if nobody knows
+	Hold    bool   // at the end, leave everything running until ctx ends
+	Program string // how the user calls this program
 }
 
 // Result is what a run measured.
@@ -46,7 +49,7 @@ type Result struct {
 type Step struct {
 	Name        string   `json:"name"`
 	OK          bool     `json:"ok"`
-	RecoveredMS *float64 `json:"recovered_ms,omitempty"` // from the blow to the first request that another region answered
+	RecoveredMS *float64 `json:"recovered_ms"`           // from the blow to the first request that another region answered; nil: no blow
 	ReachedMS   *float64 `json:"reached_ms,omitempty"`   // from the start of a machine to the first request that it answered
 	WithdrawnMS *float64 `json:"withdrawn_ms,omitempty"` // from the cloud's word that a machine will go to the last request that it answered
 	DrainedMS   *float64 `json:"drained_ms,omitempty"`   // from the command to the last request that the drained region answered
@@ -72,28 +75,25 @@ type story struct {
 	rampFrom time.Time  // when that began
 }
 
-// Run tells the whole story and returns what was measured. The error says why it could not be told to its end; a step that did
-// not hold is no error but a Result that is not OK.
+// Run tells the whole story and returns what was measured until then. The error says why it could not be told to its end, and is that
+// of ctx when that ended; a step that did not hold is no error but a Result that is not OK.
 func Run(ctx context.Context, o Options) (*Result, error) {
-	w, err := newWorld()
-	if err != nil {
-		return nil, err
+	s := &story{screen: newScreen(o), begin: time.Now(), result: Result{Steps: []Step{}}}
+	var err error
+	if s.world, err = newWorld(); err != nil {
+		return &s.result, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer w.close()
+	defer s.close()
 	defer cancel() // links and load end before the world waits for them
-	s := &story{world: w, screen: newScreen(o), begin: time.Now()}
 	defer s.screen.close()
-	for _, act := range []func(context.Context) error{
-		s.startRegions, s.discover, s.federateAll, s.firstTraffic, s.steady,
+	err = tell(ctx, s.startRegions, s.discover, s.federateAll, s.firstTraffic, s.steady,
 		s.canary, s.drain, s.comeBack, s.scaleOut, s.scaleIn, s.returned,
-		s.killInstances, s.killGateway, s.heal, s.deny,
-	} {
-		if err := act(ctx); err != nil {
-			return &s.result, err
-		}
-	}
+		s.killInstances, s.killGateway, s.heal, s.deny)
 	s.result.TookMS = time.Since(s.begin).Milliseconds()
+	if err != nil {
+		return &s.result, err
+	}
 	s.result.OK = true
 	for _, step := range s.result.Steps {
 		s.result.OK = s.result.OK && step.OK
@@ -104,6 +104,23 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		<-ctx.Done()
 	}
 	return &s.result, nil
+}
+
+// tell plays the acts, up to the first that fails.
+func tell(ctx context.Context, acts ...func(context.Context) error) error {
+	for _, act := range acts {
+		err := act(ctx)
+		switch {
+		case ctx.Err() != nil: // whatever failed, such as a child that Ctrl-C ended too, failed for that
+			return ctx.Err()
+		case federation.CodeOf(err) != "":
+			return err
+		case err != nil:
+			return &federation.Diagnostic{Code: "TW-8908", What: "the demo could not be told to its end", Why: err.Error(),
+				Fix: "mend what it says, or close what keeps this machine busy; then start it again", Err: err}
+		}
+	}
+	return nil
 }
 
 // done records a step and shows it.
@@ -204,7 +221,7 @@ func upstream(caller, listen string) federation.Resource {
 
 func (s *story) firstTraffic(ctx context.Context) error {
 	s.load = &load{url: "http://" + s.web + "/v1/cart", rate: ratePerSecond, timeout: 2 * time.Second}
-	s.screen.next(s.begin, "web in %s calls checkout, which no gateway but its own has to know: http://%s", gcp, s.web)
+	s.screen.next(s.begin, "web in %s calls checkout at http://%s: one local address, whichever region answers", gcp, s.web)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Second}
 	var by server
 	err := s.until(ctx, 10*time.Second, "the first answer", func() (err error) {

@@ -1,9 +1,9 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 	"time"
@@ -14,24 +14,32 @@ import (
 
 // A screen shows the story: on a terminal with a line of live traffic below, elsewhere as plain lines.
 type screen struct {
-	out      io.Writer
-	terminal bool
+	Options
+	columns int // how wide the story is told
+	bar     int // and a bar of the line of traffic
 
 	mu   sync.Mutex
 	live string // the line now at the bottom of the terminal
 }
 
-func newScreen(o Options) *screen { return &screen{out: o.Out, terminal: o.Terminal} }
+const (
+	maxColumns = 98 // longer lines are hard to read
+	minColumns = 40 // narrower than that the terminal may wrap
+	maxBar     = 8
+	besideBars = 58 // columns of the line of traffic
+)
 
-// columns is how wide the story is told; a narrower terminal wraps it once more.
-const columns = 98
+func newScreen(o Options) *screen {
+	columns := cmp.Or(o.Columns, maxColumns)
+	return &screen{Options: o, columns: max(minColumns, min(columns, maxColumns)), bar: max(0, min((columns-besideBars)/3, maxBar))}
+}
 
 // indent is where texts begin, after the time.
 const indent = 9
 
 // say prints one paragraph with the time since begin.
 func (s *screen) say(begin time.Time, format string, args ...any) {
-	s.line(fmt.Sprintf("%5.1f s  %s", time.Since(begin).Seconds(), wrapped(fmt.Sprintf(format, args...), indent)))
+	s.line(fmt.Sprintf("%5.1f s  %s", time.Since(begin).Seconds(), wrapped(fmt.Sprintf(format, args...), indent, s.columns)))
 }
 
 // next says what comes next.
@@ -40,7 +48,7 @@ func (s *screen) next(begin time.Time, format string, args ...any) {
 }
 
 // wrapped is text in lines of no more than columns, all but the first indented.
-func wrapped(text string, indent int) string {
+func wrapped(text string, indent, columns int) string {
 	var b strings.Builder
 	at := indent
 	for i, word := range strings.Fields(text) {
@@ -66,7 +74,7 @@ func (s *screen) step(begin time.Time, step Step) {
 	if !step.OK {
 		mark, st = "✗ FAILED:", "31"
 	}
-	if s.terminal {
+	if s.Color {
 		mark = "\x1b[1;" + st + "m" + mark + "\x1b[0m"
 	}
 	text := step.Name
@@ -80,14 +88,14 @@ func (s *screen) step(begin time.Time, step Step) {
 		}
 	}
 	const more = indent + 2
-	text = fmt.Sprintf("%5.1f s  %s %s", time.Since(begin).Seconds(), mark, wrapped(text, more))
+	text = fmt.Sprintf("%5.1f s  %s %s", time.Since(begin).Seconds(), mark, wrapped(text, more, s.columns))
 	proof := step.Detail
 	if step.Requests > 1 {
 		proof = fmt.Sprintf("%d requests, %d failed, %d retried; ", step.Requests, step.Failed, step.Retried) + proof
 	}
 	for part := range strings.SplitSeq(proof, "; ") {
 		if part != "" {
-			text += "\n" + strings.Repeat(" ", more) + wrapped(part, more)
+			text += "\n" + strings.Repeat(" ", more) + wrapped(part, more, s.columns)
 		}
 	}
 	s.line(text + "\n")
@@ -97,23 +105,23 @@ func (s *screen) line(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.erase()
-	fmt.Fprintln(s.out, text)
-	fmt.Fprint(s.out, s.live)
+	fmt.Fprintln(s.Out, text)
+	fmt.Fprint(s.Out, s.live)
 }
 
 // erase removes the live line; it comes back with the next print.
 func (s *screen) erase() {
 	if s.live != "" {
-		fmt.Fprint(s.out, "\r\x1b[K")
+		fmt.Fprint(s.Out, "\r\x1b[K")
 	}
 }
 
 // A line that is too long for the terminal is cut: one that wrapped could not be erased (DECAWM of the VT100).
 const noWrap, wrapAgain = "\x1b[?7l", "\x1b[?7h"
 
-// watch redraws the line of live traffic ten times a second until ctx ends. It does nothing where there is no terminal.
+// watch redraws the line of live traffic ten times a second until ctx ends. It does nothing where no line can be redrawn.
 func (s *screen) watch(ctx context.Context, begin time.Time, l *load) {
-	if !s.terminal {
+	if !s.Live {
 		return
 	}
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -127,20 +135,21 @@ func (s *screen) watch(ctx context.Context, begin time.Time, l *load) {
 			text := fmt.Sprintf("%5.1f s  ", now.Sub(begin).Seconds())
 			for _, r := range []federation.Region{aws, azure, gcp} {
 				cloud, _, _ := strings.Cut(string(r), "-")
-				text += fmt.Sprintf("%s %s %3d/s   ", cloud, bar(t.regions[string(r)]), t.regions[string(r)])
+				text += fmt.Sprintf("%s %s %3d/s   ", cloud, bar(t.regions[string(r)], s.bar), t.regions[string(r)])
 			}
 			s.mu.Lock()
 			s.erase()
 			s.live = noWrap + fmt.Sprintf("%sfailed %d", text, t.failed) + wrapAgain
-			fmt.Fprint(s.out, s.live)
+			fmt.Fprint(s.Out, s.live)
 			s.mu.Unlock()
 		}
 	}
 }
 
-func bar(n int) string {
-	filled := min(n*8/ratePerSecond, 8)
-	return strings.Repeat("█", filled) + strings.Repeat("░", 8-filled)
+// bar shows n requests a second in so many columns.
+func bar(n, width int) string {
+	filled := min(n*width/ratePerSecond, width)
+	return strings.Repeat("█", filled) + strings.Repeat("░", width-filled)
 }
 
 func (s *screen) summary(r Result) {
@@ -154,19 +163,19 @@ func (s *screen) summary(r Result) {
 // hold says how to look around in the running world.
 func (s *screen) hold(r *region) {
 	socket := r.dir + "/data/admin.sock"
-	s.line("still running; try in another terminal (Ctrl-C here ends it):\n" +
-		"  export TRADEWIND_SOCKET=" + socket + "\n" +
-		"  bin/tradewind status\n  bin/tradewind explain batch checkout\n" +
-		"  bin/tradewind route test GET http://checkout/v1/cart --from web\n  bin/tradewind failover test aws-us-east-1\n" +
-		"  bin/tradewind services list\n  bin/tradewind provider show machines\n" +
-		"its configuration, with the provider block: " + r.dir + "/gateway.hcl")
+	text := "still running; try in another terminal (Ctrl-C here ends it):\n  export TRADEWIND_SOCKET=" + socket + "\n"
+	for _, args := range []string{"status", "explain batch checkout", "route test GET http://checkout/v1/cart --from web",
+		"failover test aws-us-east-1", "services list", "provider show machines"} {
+		text += "  " + s.Program + " " + args + "\n"
+	}
+	s.line(text + "its configuration, with the provider block: " + r.dir + "/gateway.hcl")
 }
 
 func (s *screen) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.live != "" {
-		fmt.Fprintln(s.out)
+		fmt.Fprintln(s.Out)
 	}
 	s.live = ""
 }

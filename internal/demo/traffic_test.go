@@ -3,6 +3,7 @@ package demo
 import (
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -38,13 +39,33 @@ func TestMeasuredShares(t *testing.T) {
 
 func TestLinesFitTheScreen(t *testing.T) {
 	text := strings.Repeat("one two three ✓ ", 40)
-	for _, line := range strings.Split(strings.Repeat(" ", indent)+wrapped(text, indent), "\n") {
-		n, begins := utf8.RuneCountInString(line), strings.HasPrefix(line, strings.Repeat(" ", indent))
-		if n > columns || !begins || strings.HasSuffix(line, " ") {
-			t.Errorf("%d columns: %q", n, line)
+	for _, columns := range []int{minColumns, 60, maxColumns} {
+		for _, line := range strings.Split(strings.Repeat(" ", indent)+wrapped(text, indent, columns), "\n") {
+			n, begins := utf8.RuneCountInString(line), strings.HasPrefix(line, strings.Repeat(" ", indent))
+			if n > columns || !begins || strings.HasSuffix(line, " ") {
+				t.Errorf("%d columns: %q", n, line)
+			}
+		}
+		if strings.Join(strings.Fields(wrapped(text, 3, columns)), " ") != strings.TrimSpace(text) {
+			t.Error("words are lost")
 		}
 	}
-	if strings.Join(strings.Fields(wrapped(text, 3)), " ") != strings.TrimSpace(text) {
-		t.Error("words are lost")
+	for columns, want := range map[int][2]int{0: {maxColumns, maxBar}, 20: {minColumns, 0}, 60: {60, 0}, 75: {75, 5},
+		300: {maxColumns, maxBar}} {
+		if s := newScreen(Options{Columns: columns}); s.columns != want[0] || s.bar != want[1] {
+			t.Errorf("a terminal of %d columns: %d for the story, bars of %d; want %v", columns, s.columns, s.bar, want)
+		}
+	}
+}
+
+// TestWithoutATerminal holds that nobody gets escape sequences whom they do not mean anything.
+func TestWithoutATerminal(t *testing.T) {
+	var out strings.Builder
+	s := newScreen(Options{Out: &out})
+	s.step(time.Now(), Step{Name: "start", OK: true, Requests: 2, Detail: "one; two"})
+	s.watch(t.Context(), time.Now(), &load{}) // would go on until the test ends
+	s.close()
+	if strings.ContainsAny(out.String(), "\x1b\r") {
+		t.Errorf("%q", out.String())
 	}
 }

@@ -83,6 +83,9 @@ func (t *tailBuffer) last(n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
+// maxDir is how long the path of the demo's directory may be: sun_path holds 107 octets and a NUL (unix(7)).
+const maxDir = 107 - len("/gcp-europe-west1/data/admin.sock")
+
 // newWorld prepares a directory and finds the binaries. Nothing runs yet.
 func newWorld() (*world, error) {
 	self, err := os.Executable()
@@ -95,8 +98,13 @@ func newWorld() (*world, error) {
 			Why: "the demo starts real gateways", Fix: "build both with: make build", Err: err}
 	}
 	dir, err := os.MkdirTemp("", "tradewind-demo-")
+	if err == nil && len(dir) > maxDir {
+		err = fmt.Errorf("%s is too long a path for sockets below it: %d octets of %d", dir, len(dir), maxDir)
+		_ = os.Remove(dir)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("make the demo's directory: %w", err)
+		return nil, &federation.Diagnostic{Code: "TW-8907", What: "the demo has nowhere to write", Why: err.Error(),
+			Fix: "give it a directory: TMPDIR=/var/tmp tradewind demo", Err: err}
 	}
 	return &world{dir: dir, gateway: gateway, self: self, regions: map[federation.Region]*region{}, running: map[*process]bool{}}, nil
 }
