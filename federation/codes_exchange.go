@@ -29,21 +29,21 @@ var exchangeCodes = []CodeHelp{
 			"gateways."},
 	{"TW-4007", "a peer passed a limit",
 		"The peer sent more, or faster, than a peer may. The session was closed, the last good import is kept, and no " +
-			"other peer is affected. If the peer is really that large, raise the limit."},
+			"other peer is affected. If the peer is really that large, let it export less, or summaries instead of endpoints."},
 	{"TW-4008", "an import does not make progress",
 		"The peer has newer rows and is heard, but nothing has been applied for 30 seconds. The session is made anew. " +
 			"Until then the import ages: it is shown as STALE, then OLD."},
 	{"TW-4009", "a mass withdrawal is held back",
 		"The peer withdrew more than the brake allows within ten seconds, or the last healthy endpoint of a service that " +
 			"had five or more. Its endpoints stay in use for at most a minute, because a faulty source looks the same as an " +
-			"outage; then the withdrawal takes effect. Un-exports and planned drains are never held back. Check the peer's " +
+			"outage; then the withdrawal takes effect. Un-exports are never held back. Check the peer's " +
 			"sources and health."},
 	{"TW-4010", "an exported service was not understood by its importer",
 		"A row of the catalog is not well formed. It is kept out, the last good version of it stays in use, and the " +
 			"exporter is told. Compare the versions of the two gateways."},
 	{"TW-4011", "an exported service is over its importer's quota",
 		"With this row the peer has more services, slots or memory than it may have, so it is kept out and what was " +
-			"there before stays in use. Export less, use \"summary\" as the detail, or raise the limit at the importer."},
+			"there before stays in use. Export less, or use \"summary\" as the detail."},
 	{"TW-4012", "an exported service needs a rule its importer does not know",
 		"The row carries a rule, protocol or level of detail of a later version that must not be ignored. It is kept out " +
 			"and the last good version stays in use. Upgrade the importing region's gateways."},

@@ -45,11 +45,12 @@ type Epoch struct {
 
 func (e Epoch) String() string { return fmt.Sprintf("%d.%08x", e.Counter, uint32(e.Incarnation)) }
 
-// ImportedSlot is one line of an imported service. Slot i of the service's lane holds its health.
+// ImportedSlot is one line of an imported service. Slot i of the service's lane holds its health. It is kept small: a gateway
+// may hold a million.
 type ImportedSlot struct {
-	Key      string
-	Locality Locality
-	Weight   uint32
+	Key    string
+	Weight uint32
+	Zone   uint16 // 0: none, otherwise ImportedService.Zones[Zone-1]
 }
 
 // ImportedService is a service as a peer shows it. All but the lane is immutable. It holds no address on purpose: only the
@@ -59,8 +60,17 @@ type ImportedService struct {
 	Protocol Protocol
 	Detail   Detail
 	Identity spiffeid.ID // always in the peer's trust domain
+	Zones    []string    // of Slots
 	Slots    []ImportedSlot
 	Lane     *HealthLane
+}
+
+// ZoneOf is the zone of slot i in the peer's region, or "".
+func (s *ImportedService) ZoneOf(i int) string {
+	if z := s.Slots[i].Zone; z > 0 {
+		return s.Zones[z-1]
+	}
+	return ""
 }
 
 // Import is what one peer has shown us: whole and verified, or the last one that was. It is immutable but for the lanes.

@@ -156,7 +156,7 @@ func (m *Machine) freshness() federation.Freshness {
 		return federation.FreshnessExpired
 	case m.heard && age <= liveFor:
 		return federation.FreshnessLive
-	case m.cfg.MaxStale < 0, age > m.cfg.MaxStale:
+	case age > m.cfg.MaxStale:
 		return federation.FreshnessExpired
 	case age > staleFor:
 		return federation.FreshnessOld
@@ -269,7 +269,7 @@ func (m *Machine) persistDue() time.Time {
 	case m.rowsMoved:
 		return m.persistedAt.Add(m.lim.PersistEvery)
 	case m.had && m.asOf.After(m.persistedAsOf):
-		return m.persistedAt.Add(max(m.lim.PersistEvery, min(keepAsOf, m.cfg.MaxStale.Abs()/4)))
+		return m.persistedAt.Add(max(m.lim.PersistEvery, min(keepAsOf, m.cfg.MaxStale/4)))
 	}
 	return time.Time{}
 }

@@ -93,12 +93,37 @@ func TestAttacks(t *testing.T) {
 		{"rows without a beginning", Limits{}, CodeMalformed, once(LaneBulk, frame(kindRows, appendUint(nil, 1, 1)))},
 		{"a wrong lane", Limits{}, CodeMalformed, once(LaneHealth, deltaOf(1, 1, 1))},
 		{"a lane that is none", Limits{}, CodeMalformed, once(Lane(9), deltaOf(1, 1, 1))},
-		{"a frame too long", Limits{}, CodeMalformed, once(LaneHealth, make([]byte, MaxFrame+1))},
-		{"a control frame too long", Limits{}, CodeMalformed, once(LaneControl, make([]byte, MaxControlFrame+1))},
+		{"a frame too long", Limits{}, CodeMalformed, once(LaneHealth, frame(kindHealth, appendBytes(nil, 9, make([]byte, MaxFrame-7))))},
+		{"a control frame too long", Limits{}, CodeMalformed, once(LaneControl, frame(kindGoAway, appendBytes(nil, 9, make([]byte, MaxControlFrame-4))))},
 		{"a second greeting", Limits{}, CodeMalformed, once(LaneControl, hello{versionMin: 1, versionMax: 1, region: []byte("east"),
 			epoch: federation.Epoch{Counter: 9}, window: 1}.frame())},
 		{"a heartbeat of another epoch", Limits{}, CodeMalformed, once(LaneControl,
 			head{cursor: Cursor{Epoch: federation.Epoch{Counter: 2}}}.frame())},
+		{"a heartbeat that goes back", Limits{}, CodeMalformed, times(2, LaneControl, func(i int) []byte {
+			return head{cursor: Cursor{Epoch: federation.Epoch{Counter: 1, Incarnation: 1000}, Seq: uint64(9 - i)}}.frame()
+		})},
+		{"a row in the middle of another one", Limits{}, CodeMalformed, times(2, LaneMembership, func(i int) []byte {
+			if i == 1 {
+				return deltaOf(1, 1, 1)
+			}
+			return frame(kindDelta, part{total: 10, data: []byte("x")}.append(appendUint(appendUint(appendUint(nil, 1, 1), 2, 1), 3, 1), 5))
+		})},
+		{"a piece that comes twice", Limits{}, CodeMalformed, times(2, LaneMembership, func(i int) []byte {
+			return frame(kindDelta, part{total: 10, offset: uint64(2 * i), data: []byte("x")}.append(
+				appendUint(appendUint(appendUint(nil, 1, 1), 2, 1), 3, 1), 5))
+		})},
+		{"handles beyond all rows", Limits{Services: 10, Quarantined: 5}, CodeMalformed, once(LaneHealth, frame(kindHealth,
+			appendMessage(nil, 1, func(b []byte) []byte { return appendUint(appendString(appendUint(b, 1, 16), 2, "x"), 3, 9) })))},
+		{"wants without end", Limits{Services: 10, RowsPerSecond: 1}, CodeLimit, func(v *victim) {
+			v.get(LaneControl, syncRequest{sub: 2, mode: modeReconcile}.frame())
+			for range 10 {
+				if v.closed != nil {
+					return
+				}
+				v.m.sess.send.step = stepWants // it is not the order of things that is looked at here
+				v.get(LaneBulk, listing{sub: 2, entries: make([]byte, 8*wantsPerFrame)}.frame(kindWant))
+			}
+		}},
 		{"an acknowledgement of what was not sent", Limits{}, CodeMalformed, once(LaneControl, applied{sub: 1, frames: 99}.frame())},
 		{"an acknowledgement taken back", Limits{}, CodeMalformed, once(LaneControl, applied{sub: 1}.frame())},
 		{"an acknowledgement of another subscription", Limits{}, CodeMalformed, once(LaneControl, applied{sub: 2, frames: 3}.frame())},
@@ -148,6 +173,10 @@ func TestAttacks(t *testing.T) {
 		{"a list of more rows than there can be", Limits{Services: 10, Quarantined: 5}, CodeLimit, bulk(modeReconcile,
 			func(v *victim, sub uint64, i int) {
 				v.get(LaneBulk, listing{sub: sub, entries: make([]byte, 16)}.frame(kindDigests))
+			})},
+		{"a snapshot of more octets than there can be", Limits{Quarantined: 1, Bytes: 4000}, CodeLimit, bulk(modeSnapshot,
+			func(v *victim, sub uint64, i int) {
+				v.get(LaneBulk, frame(kindRows, append(appendUint(nil, 1, sub), row(2, fmt.Sprintf("s%d", i), uint64(i+1), 1)...)))
 			})},
 		{"an adoption of what we do not have", Limits{}, CodeDigest, func(v *victim) {
 			for i := range 9 {

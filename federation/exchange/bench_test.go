@@ -29,7 +29,7 @@ func BenchmarkDecodeRow(b *testing.B) {
 			l := newExportLog("east", federation.Epoch{Counter: 1})
 			r := l.put(&many(1, slots).Services[0])
 			body := l.bodyOf(r)
-			reader := rowReader{region: "east", domain: federation.DefaultTrustDomain("east"), slots: 5000, known: map[string]string{}}
+			reader := rowReader{domain: federation.DefaultTrustDomain("east"), slots: 5000, known: map[string]string{}}
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, bad := reader.read(r.name, body); bad != nil {

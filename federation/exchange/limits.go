@@ -21,7 +21,7 @@ type Limits struct {
 // Defaulted returns l with every unset field at its default.
 func (l Limits) Defaulted() Limits {
 	set(&l.Services, 10_000)           // ten times the largest region we know of
-	set(&l.Slots, 100_000)             // about 12 MiB of import
+	set(&l.Slots, 100_000)             // about 8 MiB of import
 	set(&l.SlotsPerService, 5_000)     // beyond it, summaries are the right detail
 	set(&l.Bytes, 64<<20)              // so that 100 hostile peers cannot take more than a server's memory
 	set(&l.Quarantined, 1_024)         // enough to find the cause, too few to be a store

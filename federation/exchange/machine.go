@@ -1,7 +1,6 @@
 package exchange
 
 import (
-	"cmp"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -16,13 +15,10 @@ type Config struct {
 	Local, Peer             federation.Region
 	LocalDomain, PeerDomain spiffeid.TrustDomain
 	Epoch                   federation.Epoch // of this region
-	MaxStale                time.Duration    // an import older than this is withdrawn; 0 is 24 h, negative is "as soon as it is not LIVE"
+	MaxStale                time.Duration    // an import older than this is withdrawn; 0: as soon as it is not LIVE
 	Limits                  Limits
 	Rand                    *rand.Rand // only spreads timers; nil is a fixed seed
 }
-
-// defaultMaxStale is a day: long enough to sleep over an outage of the link, short enough that nobody is forgotten.
-const defaultMaxStale = 24 * time.Hour
 
 // Machine is both directions of the exchange with one peer. It is not safe for concurrent use. Every input returns the actions
 // that follow from it, to be done in their order, and must be given a now that does not go back.
@@ -89,7 +85,6 @@ type Machine struct {
 // published as STALE by the first input that brings a time. When saved is damaged, New returns a Diagnostic together with a
 // machine that works and is empty.
 func New(cfg Config, saved []byte) (*Machine, error) {
-	cfg.MaxStale = cmp.Or(cfg.MaxStale, defaultMaxStale)
 	if cfg.Rand == nil {
 		cfg.Rand = rand.New(rand.NewPCG(1, 2))
 	}
@@ -109,7 +104,7 @@ func newMachine(cfg Config) *Machine {
 		out: healthOut{damping: newDamping()}, refused: map[string]RowTrouble{}, ghosts: map[string]*importRow{},
 		changed: map[string]struct{}{}, alarms: map[string]time.Time{}, trusted: true,
 		state: federation.FreshnessExpired, shownState: federation.FreshnessExpired}
-	m.reader = rowReader{region: cfg.Peer, domain: cfg.PeerDomain, slots: m.lim.SlotsPerService, known: map[string]string{}}
+	m.reader = rowReader{domain: cfg.PeerDomain, slots: m.lim.SlotsPerService, known: map[string]string{}}
 	m.log.moved = func(r *exportRow) {
 		if m.sess != nil && m.sess.send.next == r {
 			m.sess.send.next = r.next
@@ -312,10 +307,10 @@ func (m *Machine) SetEpoch(now time.Time, e federation.Epoch) []Action {
 	return m.act()
 }
 
-// SetMaxStale replaces Config.MaxStale. What has expired stays so: it is fetched again.
+// SetMaxStale replaces Config.MaxStale. What has expired comes back if d allows it.
 func (m *Machine) SetMaxStale(now time.Time, d time.Duration) []Action {
 	m.input(now)
-	m.cfg.MaxStale = cmp.Or(d, defaultMaxStale)
+	m.cfg.MaxStale = d
 	return m.act()
 }
 

@@ -138,15 +138,17 @@ func TestWhatCannotBeExportedIsNotAndWhatWasStays(t *testing.T) {
 }
 
 func TestClocksThatDifferRaiseAnAlarm(t *testing.T) {
-	p := newPair(t)
-	p.up(view())
-	for range 20 {
-		p.now = p.now.Add(time.Second)
-		f := head{cursor: p.a.m.log.cursor(), time: p.now.Add(42 * time.Second).UnixNano()}.frame()
-		p.b.take(p.b.m.Receive(p.now, LaneControl, f))
-	}
-	if off := p.b.m.Status().ClockOffset; off != 42*time.Second || !slices.Contains(p.b.alarms(), DiagClock) {
-		t.Errorf("offset %v, alarms %v", off, p.b.alarms())
+	for apart, alarm := range map[time.Duration]bool{9 * time.Second: false, 11 * time.Second: true} {
+		p := newPair(t)
+		p.up(view())
+		for range 20 {
+			p.now = p.now.Add(time.Second)
+			f := head{cursor: p.a.m.log.cursor(), time: p.now.Add(apart).UnixNano()}.frame()
+			p.b.take(p.b.m.Receive(p.now, LaneControl, f))
+		}
+		if off := p.b.m.Status().ClockOffset; off != apart || slices.Contains(p.b.alarms(), DiagClock) != alarm {
+			t.Errorf("offset %v, alarms %v", off, p.b.alarms())
+		}
 	}
 }
 

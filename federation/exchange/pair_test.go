@@ -12,7 +12,7 @@ var epoch0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func testConfig(local, peer federation.Region, counter uint64) Config {
 	return Config{Local: local, Peer: peer, LocalDomain: federation.DefaultTrustDomain(local), PeerDomain: federation.DefaultTrustDomain(peer),
-		Epoch: federation.Epoch{Counter: counter, Incarnation: counter * 1000}}
+		Epoch: federation.Epoch{Counter: counter, Incarnation: counter * 1000}, MaxStale: 24 * time.Hour}
 }
 
 // end is one side of a pair.

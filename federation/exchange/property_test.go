@@ -178,22 +178,25 @@ func TestPropertyBodiesSurviveTheWire(t *testing.T) {
 		keys := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z0-9:/._-]{0,40}`), 0, 40, rapid.ID).Draw(t, "keys")
 		slices.Sort(keys)
 		var places []place
-		var want []federation.ImportedSlot
+		var want []federation.ExportedSlot
 		for i, num := range rapid.Permutation(indexes(len(keys))).Draw(t, "numbers") {
 			s := federation.ExportedSlot{Key: keys[i], Weight: rapid.Uint32().Draw(t, "weight")}
 			s.Locality.Zone = rapid.SampledFrom([]string{"", "eu-1a", "eu-1b"}).Draw(t, "zone")
 			svc.Slots = append(svc.Slots, s)
 			places = append(places, place{uint16(num * 3), rapid.Uint16Range(1, 65535).Draw(t, "gen")})
-			want = append(want, federation.ImportedSlot{Key: s.Key, Weight: s.Weight,
-				Locality: federation.Locality{Region: "east", Zone: s.Locality.Zone}})
+			want = append(want, s)
 		}
 		body := appendBody(nil, svc.Protocol, svc.Detail, svc.Slots, places)
-		reader := rowReader{region: "east", domain: federation.DefaultTrustDomain("east"), slots: 5000, known: map[string]string{}}
+		reader := rowReader{domain: federation.DefaultTrustDomain("east"), slots: 5000, known: map[string]string{}}
 		p, bad := reader.read(svc.Name, body)
 		if bad != nil {
 			t.Fatal(bad.reason)
 		}
-		if diff := cmp.Diff(want, append([]federation.ImportedSlot(nil), p.svc.Slots...)); diff != "" {
+		var got []federation.ExportedSlot
+		for i, s := range p.svc.Slots {
+			got = append(got, federation.ExportedSlot{Key: s.Key, Weight: s.Weight, Locality: federation.Locality{Zone: p.svc.ZoneOf(i)}})
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatal(diff)
 		}
 		if p.svc.Protocol != svc.Protocol || p.svc.Detail != svc.Detail || p.body != string(body) {

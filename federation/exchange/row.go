@@ -129,7 +129,6 @@ type slotRef struct{ num, gen, idx uint16 }
 
 // rowReader turns bodies of one peer's rows into services.
 type rowReader struct {
-	region federation.Region
 	domain spiffeid.TrustDomain
 	slots  int // at most per service
 	zones  []string
@@ -166,7 +165,7 @@ func (r *rowReader) read(name federation.ServiceName, body []byte) (parsed, *fau
 		return parsed{}, faultDetail
 	}
 	p := parsed{body: string(body), refs: make([]slotRef, 0, shape.slots)}
-	p.svc = &federation.ImportedService{Name: name, Protocol: protocol, Detail: detail, Identity: id,
+	p.svc = &federation.ImportedService{Name: name, Protocol: protocol, Detail: detail, Identity: id, Zones: slices.Clone(r.zones),
 		Slots: make([]federation.ImportedSlot, 0, shape.slots)}
 	if f := r.fill(&p, body); f != nil {
 		return parsed{}, f
@@ -252,12 +251,8 @@ func (r *rowReader) fill(p *parsed, body []byte) *fault {
 		if s.gen == 0 || int(s.zone) > len(r.zones) {
 			return faultSlot
 		}
-		slot := federation.ImportedSlot{Key: key, Locality: federation.Locality{Region: r.region}, Weight: uint32(s.weight)}
-		if s.zone > 0 {
-			slot.Locality.Zone = r.zones[s.zone-1]
-		}
 		p.refs = append(p.refs, slotRef{num: uint16(s.num), gen: uint16(s.gen), idx: uint16(len(slots))})
-		p.svc.Slots = append(slots, slot)
+		p.svc.Slots = append(slots, federation.ImportedSlot{Key: key, Weight: uint32(s.weight), Zone: uint16(s.zone)})
 	}
 	slices.SortFunc(p.refs, func(a, b slotRef) int { return int(a.num) - int(b.num) })
 	for i := 1; i < len(p.refs); i++ {

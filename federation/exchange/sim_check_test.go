@@ -25,7 +25,7 @@ func (p *simPeer) record(v federation.ExportView) {
 		fmt.Fprintf(&b, "%s %s", s.Protocol, s.Detail)
 		slots := map[string]uint32{}
 		for _, slot := range s.Slots {
-			fmt.Fprintf(&b, " %s/%s*%d", slot.Key, slot.Locality, slot.Weight)
+			fmt.Fprintf(&b, " %s/%s*%d", slot.Key, slot.Locality.Zone, slot.Weight)
 			slots[slot.Key] = slot.Health.Total
 		}
 		p.append(name, simVersion{content: b.String(), slots: slots})
@@ -89,8 +89,8 @@ func (p *simPeer) onWithdraw(a Send) func() {
 func contentOf(s *federation.ImportedService) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s", s.Protocol, s.Detail)
-	for _, slot := range s.Slots {
-		fmt.Fprintf(&b, " %s/%s*%d", slot.Key, slot.Locality, slot.Weight)
+	for i, slot := range s.Slots {
+		fmt.Fprintf(&b, " %s/%s*%d", slot.Key, s.ZoneOf(i), slot.Weight)
 	}
 	return b.String()
 }

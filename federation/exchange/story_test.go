@@ -107,7 +107,8 @@ type storyEnd struct {
 func newStory(t *testing.T) *story {
 	s := &story{t: t, now: epoch0, ends: map[string]*storyEnd{}, held: map[string][]Send{}}
 	for _, pair := range [][2]string{{"east", "west"}, {"west", "east"}} {
-		e := &storyEnd{name: pair[0], peer: pair[1], epoch: federation.Epoch{Counter: 1, Incarnation: 0xaaaa}}
+		e := &storyEnd{name: pair[0], peer: pair[1], epoch: federation.Epoch{Counter: 1, Incarnation: 0xaaaa},
+			maxStale: 24 * time.Hour}
 		s.ends[e.name] = e
 		s.start(e)
 	}
@@ -285,7 +286,7 @@ func (s *story) more(verb string, e *storyEnd, args []string) {
 		s.act(e, e.m.SetEpoch(s.now, e.epoch))
 	case "maxstale":
 		e.maxStale = s.duration(args[1])
-		e.m.cfg.MaxStale = e.maxStale
+		s.act(e, e.m.SetMaxStale(s.now, e.maxStale))
 	case "bundle":
 		s.act(e, e.m.SetBundle(s.now, []byte(args[1])))
 	case "trust":

@@ -36,8 +36,8 @@ type importRow struct {
 
 // Costs of an import beside the octets of its bodies, for the memory account.
 const (
-	rowCost  = 400 // importRow, ImportedService, identity, map entries
-	slotCost = 72  // ImportedSlot, a word of lane, slotRef
+	rowCost  = 720 // importRow, ImportedService, identity, zones, map entries
+	slotCost = 40  // ImportedSlot, a word of lane, slotRef
 )
 
 func (r *importRow) cost() int { return rowCost + len(r.body) + slotCost*len(r.refs) }

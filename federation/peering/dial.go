@@ -26,6 +26,8 @@ type dialState struct {
 	attempts  int       // failed since progress was last applied for backoffReset
 	heard     time.Time // the session in use last said something
 	doubt     time.Time // when to give up the session in use unless it says something before; zero: never
+	span      time.Time // that arrivals are counted in
+	arrivals  int       // sessions that the peer has opened in it
 	ours      Reach     // can we reach them
 	theirs    Reach     // can they reach us
 }
@@ -265,12 +267,32 @@ func (p *peer) arrived(ctx context.Context, l *link) {
 		l.end(exchange.CodeRemoved, "the peering was removed", nil)
 	case p.paused:
 		l.end(exchange.CodePaused, "the peering is paused", nil)
+	case p.tooOften(now):
+		l.end(exchange.CodeLimit, "sessions come too fast", nil)
 	case p.link == nil:
 		p.adopt(ctx, l)
 	default:
 		p.drop(&p.rival, CodeDuplicate, "a newer session came")
 		p.rival, p.rivalBy = l, now.Add(speakWithin)
 	}
+}
+
+// tooOften counts a session that the peer has opened. Each one costs lines in the log and work in the catalog, and a peer that is
+// sound backs off.
+func (p *peer) tooOften(now time.Time) bool {
+	d := &p.dial
+	if now.Sub(d.span) >= arrivalSpan {
+		d.span, d.arrivals = now, 0
+	}
+	if d.arrivals++; d.arrivals == arrivalsMost+1 {
+		p.m.alarm(p.region, &federation.Diagnostic{
+			Code: exchange.DiagLimit,
+			What: fmt.Sprintf("peer %s opens sessions too fast", p.region),
+			Why:  fmt.Sprintf("more than %d within %v; those beyond are refused", arrivalsMost, arrivalSpan),
+			Fix:  fmt.Sprintf("look at the log of the gateway over there; \"tradewind peer pause %s\" keeps it away", p.region),
+		})
+	}
+	return d.arrivals > arrivalsMost
 }
 
 // rivalSpoke decides between the session in use and another one that the peer opened. Both sides come to the same result:

@@ -76,6 +76,7 @@ type trustState struct {
 	known   bool
 	expires time.Time // of its last root
 	finger  string
+	refused time.Time // when the last alarm was raised about a bundle that is not accepted
 }
 
 // activity is what the state and the back-off are derived from.
@@ -309,7 +310,7 @@ func (p *peer) setPaused(ctx context.Context, now time.Time, paused bool) {
 // judgeTrust tells the machine whether the peer's bundle has a root that is still valid.
 func (p *peer) judgeTrust(ctx context.Context, now time.Time) {
 	b, known := p.m.cfg.Trust.PeerBundle(p.region)
-	t := trustState{known: known}
+	t := trustState{known: known, refused: p.trust.refused}
 	for _, root := range b.Roots {
 		if root.NotAfter.After(t.expires) {
 			t.expires = root.NotAfter
@@ -389,9 +390,10 @@ func (p *peer) closed(a exchange.Close) {
 // takeBundle hands the peer's new bundle to trust, under the trust domain of our record and no other.
 func (p *peer) takeBundle(ctx context.Context, bundle []byte) {
 	err := p.m.cfg.Trust.SetPeer(ctx, p.region, p.domain, bundle)
-	if err == nil || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil || p.now().Before(p.trust.refused.Add(sameAlarm)) {
 		return
 	}
+	p.trust.refused = p.now()
 	p.m.alarm(p.region, &federation.Diagnostic{
 		Code: federation.CodeTrustRefused,
 		What: fmt.Sprintf("new trust bundle of %s is refused; the known one stays", p.region),

@@ -108,6 +108,8 @@ const (
 	deferDial      = 5 * time.Second         // without a session, before the region that sorts second dials as well
 	duplicateAge   = 2500 * time.Millisecond // of silence, two HEADs, after which our own session no longer wins over theirs
 	doubtFor       = time.Second             // at least, for a silent session to speak when the peer is found reachable
+	arrivalSpan    = 10 * time.Second        // that the sessions a peer opens are counted in
+	arrivalsMost   = 20                      // in it: a peer that flaps needs a few, one that loops thousands
 	speakWithin    = 5 * time.Second         // for a second session to say something, or it is closed
 	probeHold      = time.Second             // that a probe is held open: long enough for the peer to refuse our certificate
 	acceptorDelay  = 500 * time.Millisecond  // before the acceptor of a join dials: the redeemer is about to
@@ -127,6 +129,7 @@ const (
 	returnGrace    = 5 * time.Second       // for the peer's probe to reach us, before we say that it cannot
 	housekeepEvery = time.Hour
 	keepAlarm      = 24 * time.Hour   // in the status: the next shift should see it, next week's need not
+	sameAlarm      = time.Minute      // between two alarms about the same: a peer can send bad bundles as fast as it likes
 	retryEvery     = 10 * time.Second // of what could not be stored
 	maxDials       = 32               // at once, over all peers: those that are away must not keep the others waiting
 )

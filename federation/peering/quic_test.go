@@ -128,7 +128,7 @@ func (r *region) live(t *testing.T, conn net.PacketConn) {
 	r.manager, err = peering.New(t.Context(), peering.Config{
 		Region: r.name, TrustDomain: federation.DefaultTrustDomain(r.name), Trust: r.authority, Store: r.store, Dialer: quicDialer{r.transport},
 		Addresses: func() []string { return []string{r.address()} }, Catalog: r, Dir: r.dir,
-		Epoch: federation.Epoch{Counter: r.epoch, Incarnation: uint64(r.number)}, Log: log,
+		Epoch: federation.Epoch{Counter: r.epoch, Incarnation: uint64(r.number)}, MaxStale: 24 * time.Hour, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)

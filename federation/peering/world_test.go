@@ -130,7 +130,7 @@ func (n *node) start() {
 			n.epoch = federation.Epoch{Counter: max(n.epoch.Counter, atLeast) + 1, Incarnation: mrand.Uint64()}
 			return n.epoch, nil
 		},
-		Now: n.now, Log: n.log, Rand: mrand.New(mrand.NewPCG(1, 2)),
+		MaxStale: 24 * time.Hour, Now: n.now, Log: n.log, Rand: mrand.New(mrand.NewPCG(1, 2)),
 	})
 	if err != nil {
 		n.w.t.Fatal(err)

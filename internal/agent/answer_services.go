@@ -146,7 +146,7 @@ func importedDetail(region federation.Region, s *federation.ImportedService) adm
 	d := admin.ImportedDetail{Region: region, Identity: s.Identity.String(), Detail: s.Detail}
 	for i, slot := range s.Slots {
 		h := s.Lane.Load(i)
-		d.Slots = append(d.Slots, admin.Slot{Key: slot.Key, Zone: slot.Locality.Zone, Weight: slot.Weight, Healthy: h.Healthy, Total: h.Total})
+		d.Slots = append(d.Slots, admin.Slot{Key: slot.Key, Zone: s.ZoneOf(i), Weight: slot.Weight, Healthy: h.Healthy, Total: h.Total})
 	}
 	return d
 }
@@ -176,11 +176,17 @@ func (a *Agent) ListSources(context.Context, *admin.ListSourcesRequest) (*admin.
 	return &admin.ListSourcesResponse{Sources: a.sources()}, nil
 }
 
+// sourceAPI is the name of the source of registrations.
+const sourceAPI federation.SourceName = "api"
+
 func (a *Agent) sources() []admin.SourceStatus {
 	var out []admin.SourceStatus
 	for _, s := range a.reg.Sources() {
+		if s.Name == sourceAPI || s.Name == registry.Resources {
+			s.Age = 0
+		}
 		out = append(out, admin.SourceStatus{Name: s.Name, Instances: s.Instances, LastComplete: admin.At(s.LastComplete),
-			AgeSeconds: admin.SecondsOf(s.Age.D()), Error: s.Err})
+			AgeSeconds: admin.SecondsOf(s.Age.D()), Error: s.Err, Code: s.Code, Skipped: s.Skipped, Conflicts: s.Conflicts})
 	}
 	return out
 }
@@ -197,18 +203,27 @@ func (a *Agent) ListInstances(_ context.Context, r *admin.ListInstancesRequest) 
 }
 
 func instanceStatus(i registry.InstanceStatus) admin.InstanceStatus {
-	out := admin.InstanceStatus{Instance: i.Instance, Source: i.Source, Reason: i.Reason, Since: admin.At(i.Since)}
+	out := admin.InstanceStatus{Instance: i.Instance, Source: i.Source, Also: i.Also, Conflict: i.Conflict, Reason: i.Reason,
+		Since: admin.At(i.Since), Waiting: i.Waiting, CheckStatus: i.Checks}
 	out.Health = i.Health
+	for n := range out.CheckStatus { // the list is the caller's own
+		c := &out.CheckStatus[n]
+		c.Since, c.Last = c.Since.UTC().Truncate(time.Millisecond), c.Last.UTC().Truncate(time.Millisecond) // as admin.Time is
+	}
 	return out
 }
 
 // RegisterInstance implements admin.Instances.
 func (a *Agent) RegisterInstance(ctx context.Context, r *admin.RegisterInstanceRequest) (*admin.RegisterInstanceResponse, error) {
-	_, replaced := a.reg.Instance(r.Instance.Service, r.Instance.ID)
-	if err := a.api.Register(ctx, r.Instance, r.Token); err != nil {
+	in, replaced, err := a.api.Register(ctx, r.Instance, registry.Terms{Token: r.Token, DeregisterAfter: r.DeregisterAfter.D()})
+	if err != nil {
 		return nil, err
 	}
-	return &admin.RegisterInstanceResponse{Instance: r.Instance, Replaced: replaced}, nil
+	out := &admin.RegisterInstanceResponse{Instance: in, Replaced: replaced}
+	if i, ok := a.reg.Instance(in.Service, in.ID); ok {
+		out.Also = slices.DeleteFunc(append(i.Also, i.Source), func(s federation.SourceName) bool { return s == sourceAPI })
+	}
+	return out, nil
 }
 
 // DeregisterInstance implements admin.Instances.
@@ -219,16 +234,12 @@ func (a *Agent) DeregisterInstance(ctx context.Context, r *admin.InstanceRequest
 // HeartbeatInstance implements admin.Instances.
 func (a *Agent) HeartbeatInstance(ctx context.Context, r *admin.InstanceRequest) (*admin.HeartbeatInstanceResponse, error) {
 	ref := registry.Ref{Service: r.Service, ID: r.ID, Token: r.Token, Force: r.Force}
-	if err := a.api.Heartbeat(ctx, ref, federation.HealthPassing, ""); err != nil {
+	if err := a.api.Heartbeat(ctx, ref, cmp.Or(r.Health, federation.HealthPassing), r.Output); err != nil {
 		return nil, err
 	}
 	out := &admin.HeartbeatInstanceResponse{}
-	if i, ok := a.reg.Instance(r.Service, r.ID); ok {
-		for _, c := range i.Instance.Checks {
-			if c.Kind == federation.CheckTTL {
-				out.Expires = admin.At(time.Now().Add(c.Defaulted().TTL.D()))
-			}
-		}
+	if ttl := a.api.Lasts(r.Service, r.ID); ttl > 0 {
+		out.Expires = admin.At(time.Now().Add(ttl))
 	}
 	return out, nil
 }
