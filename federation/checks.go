@@ -62,6 +62,55 @@ func (c CheckSpec) validateTLS() error {
 	return errors.Join(errs...)
 }
 
+// The limits of the request that an http check makes: it is made twice a second, and its headers stand in every listing.
+const (
+	maxCheckHeaders = 16
+	maxCheckText    = 4096 // octets of a body, or of all headers
+	maxCheckStatus  = 16
+)
+
+// validateHTTP returns what is wrong with the request that c describes and with the answers that it waits for, joined.
+func (c CheckSpec) validateHTTP() error {
+	if c.Method == "" && len(c.Headers) == 0 && c.Body == "" && len(c.Status) == 0 {
+		return nil
+	}
+	if c.Kind != CheckHTTP {
+		return fmt.Errorf("check method, headers, body and status have no meaning for a %s check", c.Kind)
+	}
+	var errs []error
+	if c.Method != "" && (!isToken(c.Method) || c.Method != strings.ToUpper(c.Method) || c.Method == "CONNECT" || len(c.Method) > 32) {
+		errs = append(errs, fmt.Errorf("check method %q is not one that a check can use: write one in capitals, such as \"HEAD\"", c.Method))
+	}
+	if c.Body != "" && (c.Method == "" || c.Method == "GET" || c.Method == "HEAD") {
+		errs = append(errs, errors.New("check body needs a method that has one, such as method = \"POST\""))
+	}
+	size := 0
+	for name, value := range c.Headers {
+		size += len(name) + len(value)
+		switch strings.ToLower(name) {
+		case "host":
+			errs = append(errs, errors.New("check headers has Host: write host = \"...\" instead"))
+		case "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect":
+			errs = append(errs, fmt.Errorf("check headers has %s, which the gateway sets itself", name))
+		}
+		if !isToken(name) || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+			errs = append(errs, fmt.Errorf("check header %q has a character that no header may have", name))
+		}
+	}
+	if len(c.Headers) > maxCheckHeaders || size > maxCheckText || len(c.Body) > maxCheckText {
+		errs = append(errs, fmt.Errorf("check has more than %d headers, or headers or a body of more than %d octets", maxCheckHeaders, maxCheckText))
+	}
+	if len(c.Status) > maxCheckStatus {
+		errs = append(errs, fmt.Errorf("check status lists more than %d answers", maxCheckStatus))
+	}
+	for _, code := range c.Status {
+		if code < 200 || code > 599 {
+			errs = append(errs, fmt.Errorf("check status %d is no answer: they lie between 200 and 599", code))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // validateBounds returns the limits that c exceeds, joined. They keep one resource from holding sockets or memory for long.
 func (c CheckSpec) validateBounds() error {
 	var errs []error

@@ -20,8 +20,12 @@ configuration stays in force, but a restart would fail. Correct the file and rel
 	{"TW-1008", "Settings wait for a restart", `gateway.hcl was read again, and some of what changed in it, such as listeners, cannot change in a
 running gateway. The old values stay in force until a restart. A region cannot change its name or its trust domain that way: peers know it by
 them, so give a renamed region a data_dir of its own.`},
-	{"TW-1101", "The data directory cannot be used", `The gateway keeps its keys and state in data_dir. The directory cannot be made or
-read, or others may write it, or state.db is readable by others. Give it to the gateway's user: chmod 700 DIR; chmod 600 DIR/state.db`},
+	{"TW-1009", "Resources of a directory that is no longer watched", `resources_dir was removed from gateway.hcl. What the directory
+declared last stays in force, because absence is no deletion, and still belongs to it, so others need --force to change it. Set
+resources_dir again (another directory takes over what the old one declared), or delete them: tradewind delete KIND NAME --force`},
+	{"TW-1101", "The data directory cannot be used", `The gateway keeps its keys and state in data_dir. The directory cannot be made,
+read or written, or others may write it, or state.db is readable by others. Give it to the gateway's user: chmod 700 DIR; chmod 600 DIR/state.db.
+A gateway that has no state yet needs some room, and every one a file system that is mounted for writing.`},
 	{"TW-1102", "The data directory is in use", `Another process works on the same data_dir; two writers would destroy it. The lock goes
 with its process, so there is nothing to clean up: stop the process named in the message, or set another data_dir.`},
 	{"TW-1103", "The state file is damaged or is something else", `The gateway checks every page and record of state.db before it uses the

@@ -12,6 +12,7 @@ const (
 	CodeInstanceUnknown     Code = "TW-5008"
 	CodeAddressRefused      Code = "TW-5010"
 	CodeCheckRefused        Code = "TW-5011"
+	CodeChecksLate          Code = "TW-5012"
 	CodeRegistrationOwner   Code = "TW-5020"
 	CodeRegistrationUnknown Code = "TW-5021"
 	CodeRegistrationStore   Code = "TW-5022"
@@ -51,19 +52,23 @@ var registryCodes = []CodeHelp{
 		"A source's name has 1 to 128 printable characters and is unique in the gateway. \"resources\" stands for the instances " +
 			"written in service resources."},
 	{CodeInstanceUnknown, "There is no such instance",
-		"No source reports an instance of this ID in this service. List what is known: tradewind instances."},
+		"No source reports an instance of this ID in this service. List what is known: tradewind instance list."},
 	{CodeAddressRefused, "An address is refused because a gateway must never dial it",
 		"Link-local, multicast, unspecified and broadcast addresses and the metadata services of clouds are never dialled, neither " +
 			"for a check nor for traffic: whoever could name such an instance would reach the gateway's own credentials through " +
 			"it. Give the instance the unicast address that it listens on."},
 	{CodeCheckRefused, "A check is not valid and counts as failing",
 		"The instance is given no traffic until its check is mended. The reason names the field."},
+	{CodeChecksLate, "Health checks are made later than they should be",
+		"A gateway makes 256 attempts at once at most. Each one that gets no answer takes as long as its timeout, so many instances that " +
+			"hang hold up the checks of the others, and what dies is noticed late. Make the interval of the checks longer, or their " +
+			"timeout shorter; take instances that are gone out of their source."},
 	{CodeRegistrationOwner, "The registration belongs to another owner",
 		"The instance was registered with an owner token, and this call came with another one or none. Only who registered an " +
 			"instance may change it. If the token is lost, an administrator can remove the registration with --force."},
 	{CodeRegistrationUnknown, "There is no such registration",
 		"No instance of this ID is registered through the API. It may have been deregistered, or belong to another source " +
-			"(tradewind instances shows which). Register it again before sending heartbeats."},
+			"(tradewind instance list shows which). Register it again before sending heartbeats."},
 	{CodeRegistrationStore, "A registration could not be stored",
 		"The region's store did not accept the write, so the call was refused and nothing changed: a registration that a restart " +
 			"would lose is not one. Check the disk (space, permissions) or the store's servers, and repeat the call."},
@@ -74,8 +79,8 @@ var registryCodes = []CodeHelp{
 		"The gateway has just started, or its store does not answer. Repeat the call in a few seconds; the state of the source " +
 			"\"api\" says why it takes long."},
 	{CodeRegistrationsFull, "There are as many registrations as there may be",
-		"New registrations are refused, the existing ones stay. Deregister instances that are gone, or set deregister_after so " +
-			"that instances whose heartbeats stopped are removed."},
+		"New registrations are refused, the existing ones stay. Deregister instances that are gone, or register with " +
+			"deregister_after, so that instances whose heartbeats stopped are removed (tradewind instance register --deregister-after)."},
 	{CodeRegistrationHealth, "A heartbeat's health is not one that can be said",
 		"A heartbeat says passing, failing or draining. Unknown is what a missing heartbeat means."},
 	{CodeFileMalformed, "A file of instances is not valid",

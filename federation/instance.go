@@ -3,6 +3,7 @@ package federation
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"time"
 )
 
@@ -68,7 +69,7 @@ type CheckKind string
 // The kinds of check.
 const (
 	CheckTCP  CheckKind = "tcp"  // a connection is accepted, and with TLS its handshake ends
-	CheckHTTP CheckKind = "http" // GET answers 200-299; redirects are answers, not followed
+	CheckHTTP CheckKind = "http" // a request is answered with 200-299, or with what Status lists; redirects are answers, not followed
 	CheckGRPC CheckKind = "grpc" // grpc.health.v1.Health/Check answers SERVING
 	CheckTTL  CheckKind = "ttl"  // somebody says so, at least once in every TTL
 )
@@ -78,6 +79,9 @@ type CheckSpec struct {
 	Kind           CheckKind `json:"kind"`
 	Path           string    `json:"path,omitempty"`            // http: the request path
 	Host           string    `json:"host,omitempty"`            // http: the Host header
+	Method         string    `json:"method,omitempty"`          // http; empty: GET
+	Body           string    `json:"body,omitempty"`            // http: of the request
+	Status         []int     `json:"status,omitempty"`          // http: the only answers that pass; empty: 200-299
 	GRPCService    string    `json:"grpc_service,omitempty"`    // grpc: the service asked about
 	Port           uint16    `json:"port,omitempty"`            // when not the instance's own
 	TLS            bool      `json:"tls,omitempty"`             // tcp, http, grpc: over TLS; the certificate is verified
@@ -89,6 +93,13 @@ type CheckSpec struct {
 	TTL            Duration  `json:"ttl,omitempty"`             // ttl: how long one heartbeat lasts
 	HealthyAfter   int       `json:"healthy_after,omitempty"`   // successes in a row
 	UnhealthyAfter int       `json:"unhealthy_after,omitempty"` // failures in a row; a refused connection counts as all of them
+
+	Headers map[string]string `json:"headers,omitempty"` // http: of the request, beside Host
+}
+
+// SameChecks reports whether a and b say the same. What refers to the same memory is not looked at: it never changes.
+func SameChecks(a, b []CheckSpec) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || reflect.DeepEqual(a, b))
 }
 
 // Defaulted returns c with every unset field at its default.

@@ -126,15 +126,22 @@ func (s *Service) Validate(name string) error {
 		errs = append(errs, err)
 	}
 	seen := map[InstanceID]bool{}
-	for _, i := range s.Instances {
+	for n, i := range s.Instances {
 		if !i.Address.IsValid() || i.Address.Port() == 0 {
 			errs = append(errs, fmt.Errorf("instance %q has no valid address: write \"IP:port\"", i.ID))
 			continue
+		}
+		s.Instances[n].ID = i.Ident() // HCL has no block without a label: said nowhere and said there are the same
+		if err := CheckAddress(i.Address.Addr()); err != nil {
+			errs = append(errs, fmt.Errorf("instance %q: %w", i.Ident(), err))
 		}
 		if seen[i.Ident()] {
 			errs = append(errs, fmt.Errorf("instance %q is listed twice", i.Ident()))
 		}
 		seen[i.Ident()] = true
+	}
+	if len(s.Checks) > MaxChecks {
+		errs = append(errs, fmt.Errorf("it has %d checks: at most %d are allowed", len(s.Checks), MaxChecks))
 	}
 	for _, c := range s.Checks {
 		errs = append(errs, c.Validate())
@@ -167,7 +174,7 @@ func (c CheckSpec) Validate() error {
 	if c.HealthyAfter < 0 || c.UnhealthyAfter < 0 || c.HealthyAfter > 100 || c.UnhealthyAfter > 100 {
 		errs = append(errs, errors.New("check thresholds must lie between 1 and 100"))
 	}
-	errs = append(errs, c.validateTLS(), c.validateBounds())
+	errs = append(errs, c.validateHTTP(), c.validateTLS(), c.validateBounds())
 	return errors.Join(errs...)
 }
 

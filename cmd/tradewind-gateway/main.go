@@ -39,6 +39,8 @@ func run(args []string) int {
 		fmt.Println(version)
 		return 0
 	}
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP) // from the beginning: unasked, it would end the process
 	cfg, err := config.Load(*path)
 	if err != nil {
 		return fail(err, 2)
@@ -47,8 +49,6 @@ func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	reload := make(chan os.Signal, 1)
-	signal.Notify(reload, syscall.SIGHUP)
 	a, err := agent.New(ctx, agent.Options{Config: cfg, Path: *path, Version: version, Out: os.Stdout, Err: os.Stderr, Reload: reload})
 	if err == nil {
 		err = a.Run(ctx)

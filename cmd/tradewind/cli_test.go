@@ -273,7 +273,7 @@ func TestInitConfig(t *testing.T) {
 	stdout, _, code = w.run(t, "config", "show", path, "-o", "json")
 	var shown map[string]string
 	if err := json.Unmarshal([]byte(stdout),
-		&shown); code != 0 || err != nil || shown["region"] != "aws-us-east-1" || shown["data_dir"] != filepath.Join(w.dir, "data") {
+		&shown); code != 0 || err != nil || shown["region"] != "aws-us-east-1" || shown["location.lookup"] != "true" || shown["data_dir"] != filepath.Join(w.dir, "data") {
 		t.Errorf("show: %d %v %s", code, err, stdout)
 	}
 	if _, stderr, code := w.run(t, "init", "other", "--dir", dir); code != exitFailed || !strings.Contains(stderr, "TW-8021") {

@@ -23,8 +23,8 @@ serve it, and which endpoints are in the running. Of a service that speaks HTTP,
 request: which rule of the route matches, what is forwarded, and who may. --token reads the JSON Web Token that the request brings,
 which is verified as the data path does it: the answer says by whom or why not, and which claims decided; the token is shown nowhere.
 The answer comes from the code that decides connections and requests. The exit code is 6 when the call is denied, or the request is
-not well-formed, and 5 when it is allowed but nobody can serve it, or a limit would refuse it at this moment: the limits that it meets
-are shown with their figures of now.`,
+not well-formed, 5 when it is allowed but nobody can serve it, or a limit would refuse it at this moment: the limits that it meets
+are shown with their figures of now; and 4 when only an instance that looks unhealthy is left to be tried.`,
 		Example: `  tradewind explain web checkout
   tradewind explain web@gcp-europe-west1 checkout      # a caller of another region
   tradewind explain web checkout@azure-westeurope      # that region only
@@ -50,6 +50,10 @@ func (c *cli) explainCall(ctx context.Context, gw *admin.Client, ends [2]string,
 	}
 	if e.Fix != "" {
 		c.next("%s", e.Fix)
+	}
+	sick := func(c admin.Candidate) bool { return c.Chosen && c.Healthy == 0 }
+	if e.Verdict == admin.VerdictAllowed && slices.ContainsFunc(e.Candidates, sick) {
+		return &exit{code: exitDegraded}
 	}
 	return verdictCode(e.Verdict)
 }
@@ -117,6 +121,7 @@ func explainScreen(s *screen, e *admin.Explanation) {
 			label = ""
 		}
 		s.line("  %-9s  %s", label, candidateLine(s, cand))
+		endpointLines(s, cand)
 	}
 	if len(e.Candidates) == 0 && (here.Rule != "" || e.Verdict == admin.VerdictUnreachable) && e.Verdict != admin.VerdictAnswered {
 		s.line("  route      no region offers %s", e.Destination)
@@ -192,9 +197,6 @@ func candidateLine(s *screen, cand admin.Candidate) string {
 		glyph, st = "✗", bad
 	}
 	parts := []string{s.paint(st, glyph), string(cand.Region)}
-	if cand.Endpoint != "" {
-		parts = append(parts, cand.Endpoint)
-	}
 	parts = append(parts, fmt.Sprintf("%d/%d healthy", cand.Healthy, cand.Total))
 	if way := strings.TrimSpace(cand.Lane + " " + secs(cand.RTTSeconds)); way != "" {
 		parts = append(parts, way)
@@ -216,6 +218,42 @@ func candidateLine(s *screen, cand admin.Candidate) string {
 		}
 	}
 	return line
+}
+
+const fewEndpoints = 5 // lines of a table; with -o wide all
+
+// endpointLines show the instances of this region, first those that are left out: they are what somebody looks for.
+func endpointLines(s *screen, cand admin.Candidate) {
+	list := slices.Clone(cand.Endpoints)
+	slices.SortStableFunc(list, func(a, b admin.ExplainedEndpoint) int {
+		switch {
+		case a.Kept == b.Kept:
+			return 0
+		case b.Kept:
+			return -1
+		}
+		return 1
+	})
+	for i, e := range list {
+		if i == fewEndpoints && !s.wide {
+			s.line("                   and %d more (-o wide)", len(list)-i)
+			return
+		}
+		glyph, line := "·", fmt.Sprintf("%s %s  %s", e.Instance, e.Address, e.Reason)
+		if !e.Kept {
+			glyph = s.paint(bad, "✗")
+		}
+		if e.EjectedSeconds > 0 {
+			line += ", for " + secs(e.EjectedSeconds) + " more"
+		}
+		if e.InFlight > 0 {
+			line += fmt.Sprintf(", %d in flight", e.InFlight)
+		}
+		if e.LatencySeconds > 0 {
+			line += ", " + secs(e.LatencySeconds)
+		}
+		s.line("                   %s %s", glyph, line)
+	}
 }
 
 func (c *cli) pingCommand() *cobra.Command {

@@ -136,6 +136,8 @@ func (g *fakeGateway) Explain(_ context.Context, r *admin.ExplainRequest) (*admi
 		e.Decision = admin.ExplainedDecision{Region: "aws-us-east-1", Rule: "default", Code: "TW-7001",
 			Reason: "no intention allows it", Matched: []admin.ExplainedMatch{
 				{Rule: "web-to-checkout", Action: federation.Allow, Reason: "the source is another region's", Source: "shop.hcl:12"}}}
+	case r.Destination == "sick":
+		explainFakeSick(e)
 	case r.Destination == "ghost":
 		e.Verdict, e.Reason = admin.VerdictUnreachable, "no region that may serve it has ghost"
 	default:
@@ -186,10 +188,15 @@ func (g *fakeGateway) instances() []admin.InstanceStatus {
 	return []admin.InstanceStatus{
 		{Instance: federation.Instance{ID: "checkout-1", Service: service("checkout"),
 			Address: netip.MustParseAddrPort("192.0.2.10:8080"), Health: federation.HealthPassing,
-			Locality: federation.Locality{Zone: "a"}}, Source: "file:shop", Since: before(3 * time.Hour)},
+			Locality: federation.Locality{Zone: "a"}}, Source: "file:shop", Since: before(3 * time.Hour),
+			CheckStatus: []federation.CheckStatus{{Kind: federation.CheckHTTP, Target: "192.0.2.10:8080/healthz", Health: federation.HealthPassing,
+				Since: before(3 * time.Hour).Time, Last: before(400 * time.Millisecond).Time, Output: "ok"}}},
 		{Instance: federation.Instance{ID: "checkout-2", Service: service("checkout"),
 			Address: netip.MustParseAddrPort("192.0.2.11:8080"), Health: federation.HealthFailing},
-			Source: "api", Since: before(20 * time.Second), Reason: "tcp: connection refused"}}
+			Source: "api", Also: []federation.SourceName{"file:old"}, Since: before(20 * time.Second), Reason: "tcp: connection refused",
+			CheckStatus: []federation.CheckStatus{{Kind: federation.CheckHTTP, Target: "192.0.2.11:8080/healthz", Health: federation.HealthFailing,
+				Reason: "answered 503 Service Unavailable", Since: before(20 * time.Second).Time, Last: before(time.Second).Time,
+				Output: "no database", Failures: 40}}}}
 }
 
 func (g *fakeGateway) ShowService(_ context.Context, r *admin.ShowServiceRequest) (*admin.ServiceDetail, error) {
@@ -210,7 +217,8 @@ func (g *fakeGateway) ListSources(context.Context, *admin.ListSourcesRequest) (*
 	return &admin.ListSourcesResponse{Sources: []admin.SourceStatus{
 		{Name: "api", Instances: 1},
 		{Name: "file:shop", Instances: 3, LastComplete: before(90 * time.Second), AgeSeconds: 90,
-			Error: "open /etc/shop.json: no such file"}}}, nil
+			Error: "open /etc/shop.json: no such file"},
+		{Name: "file:stock", Instances: 7, LastComplete: before(time.Second), AgeSeconds: 1, Skipped: 2, Conflicts: 1}}}, nil
 }
 
 func (g *fakeGateway) stored() []federation.Resource {
@@ -428,14 +436,19 @@ func (g *fakeGateway) ListInstances(context.Context, *admin.ListInstancesRequest
 
 func (g *fakeGateway) RegisterInstance(_ context.Context, r *admin.RegisterInstanceRequest) (*admin.RegisterInstanceResponse, error) {
 	g.asked = append(g.asked, *r)
-	return &admin.RegisterInstanceResponse{Instance: r.Instance}, nil
+	return &admin.RegisterInstanceResponse{Instance: r.Instance, Replaced: r.Token != "", Also: []federation.SourceName{"file:old"}}, nil
 }
 
 func (g *fakeGateway) DeregisterInstance(_ context.Context, r *admin.InstanceRequest) (*admin.DeregisterInstanceResponse, error) {
+	g.asked = append(g.asked, *r)
 	return &admin.DeregisterInstanceResponse{}, nil
 }
 
-func (g *fakeGateway) HeartbeatInstance(context.Context, *admin.InstanceRequest) (*admin.HeartbeatInstanceResponse, error) {
+func (g *fakeGateway) HeartbeatInstance(_ context.Context, r *admin.InstanceRequest) (*admin.HeartbeatInstanceResponse, error) {
+	g.asked = append(g.asked, *r)
+	if r.ID == "checkout-1" {
+		return &admin.HeartbeatInstanceResponse{}, nil
+	}
 	return &admin.HeartbeatInstanceResponse{Expires: after(15 * time.Second)}, nil
 }
 

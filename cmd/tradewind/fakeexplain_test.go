@@ -83,3 +83,15 @@ func explainFakeRequest(e *admin.Explanation, r *admin.ExplainRequest) {
 		Shadow: "strict"}
 	e.Notes = []string{"region gcp-europe-west1 runs a version that answers for connections only"}
 }
+
+// explainFakeSick is a service whose instances all look unhealthy, more of them than a table shows.
+func explainFakeSick(e *admin.Explanation) {
+	e.Reason = "web-to-sick allows it; region aws-us-east-1 is tried, because nobody else can serve it: no healthy instance"
+	here := admin.Candidate{Region: "aws-us-east-1", Kept: true, Chosen: true, Total: 7}
+	for _, id := range []federation.InstanceID{"a", "b", "c", "d", "e", "f"} {
+		here.Endpoints = append(here.Endpoints, admin.ExplainedEndpoint{Instance: id, Address: "192.0.2.7:8080", Reason: "unhealthy"})
+	}
+	here.Endpoints[0].Kept, here.Endpoints[0].Reason, here.Endpoints[0].InFlight, here.Endpoints[0].LatencySeconds = true, "healthy", 3, 0.0004
+	here.Endpoints[5].Reason, here.Endpoints[5].EjectedSeconds = "left out after failures", 12
+	e.Candidates = []admin.Candidate{here}
+}

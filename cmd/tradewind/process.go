@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,8 +23,8 @@ func (c *cli) initCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use: "init REGION", Short: "Write a working gateway.hcl for a new gateway", Args: takes(1, 1),
-		Long: `Write a working gateway.hcl. Only the region's name is needed; everything else is in the file as a comment, at its
-default. An existing file is never overwritten. --data-dir is written into the file.`,
+		Long: `Write a working gateway.hcl. Only the region's name is needed; what else there is stands in the file as a comment, with
+its default or an example. An existing file is never overwritten. --data-dir is written into the file.`,
 		Example: "  sudo tradewind init aws-us-east-1 --dir /etc/tradewind\n  tradewind init lab --data-dir ./data",
 		RunE: func(_ *cobra.Command, args []string) error {
 			region, err := parseRegion(args[0])
@@ -71,10 +73,8 @@ func createFile(path string, content []byte) error {
 		return fileError("cannot write "+path, err)
 	}
 	_, err = f.Write(content)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(path) // half a file would be in the way of the next attempt
 		return fileError("cannot write "+path, err)
 	}
 	return nil
@@ -112,6 +112,7 @@ directory that it names is checked too. Every error is shown with its line. Noth
 		},
 		&cobra.Command{
 			Use: "show [PATH]", Short: "Show every setting with the value a gateway would use", Args: takes(0, 1),
+			Long: "Show every setting with the value that a gateway would use. Of a provider it shows the services that may come from it.",
 			RunE: func(_ *cobra.Command, args []string) error {
 				g, err := config.Load(configPath(args))
 				if err != nil {
@@ -154,10 +155,26 @@ func settings(g *config.Gateway) []string {
 		"admin.socket", g.AdminSocket, "admin.listen", g.AdminListen, "admin.group", g.AdminGroup,
 		"resources_dir", g.ResourcesDir, "access_log", g.AccessLog, "max_stale", shortDuration(g.MaxStale), "drain_timeout",
 		shortDuration(g.DrainTimeout),
-		"log.level", strings.ToLower(g.LogLevel.String()), "log.format", g.LogFormat,
+		"log.level", strings.ToLower(g.LogLevel.String()), "log.format", g.LogFormat, "jwks.hosts", strings.Join(g.KeyHosts, ", "),
+		"location.provider", g.Location.Provider, "location.region", g.Location.Region, "location.zone", g.Location.Zone,
+		"location.zone_id", g.Location.ZoneID, "location.instance", g.Location.Instance, "location.lookup", strconv.FormatBool(g.Location.Lookup),
 	}
 	for _, s := range g.Sources {
 		pairs = append(pairs, "source.file."+s.Name+".path", s.Path)
+	}
+	for _, p := range g.Providers {
+		var services []string
+		for _, d := range p.Discover {
+			services = append(services, d.Service)
+		}
+		pairs = append(pairs, "provider."+p.Kind+"."+p.Name+".discover", strings.Join(services, ", "))
+	}
+	for _, p := range g.Peers {
+		var joins []string
+		for _, j := range p.RetryJoin {
+			joins = append(joins, j.Text)
+		}
+		pairs = append(pairs, "peer."+string(p.Region)+".retry_join", strings.Join(joins, ", "))
 	}
 	return pairs
 }

@@ -185,7 +185,7 @@ func (c *cli) planCommand() *cobra.Command {
 				return err
 			}
 			if changes(plan) > 0 {
-				c.next("tradewind apply -f %s", strings.Join(f.files, " -f "))
+				c.next("tradewind apply -f %s%s", strings.Join(f.files, " -f "), f.same())
 			}
 			return nil
 		}),
@@ -193,6 +193,17 @@ func (c *cli) planCommand() *cobra.Command {
 	f.add(cmd, false)
 	cmd.Flags().BoolVar(&f.prune, "prune", false, "also delete what was applied before and is not in the files any more")
 	return cmd
+}
+
+// same are the flags that make apply do what plan has shown.
+func (f *changeFlags) same() (flags string) {
+	if f.prune {
+		flags += " --prune"
+	}
+	if f.force {
+		flags += " --force"
+	}
+	return flags
 }
 
 func (f *changeFlags) change() (*admin.ChangeRequest, error) {

@@ -148,6 +148,7 @@ func (c *cli) serviceScreen(s *screen, svc *admin.ServiceDetail) {
 	if len(svc.Instances) > 0 {
 		s.line("")
 		c.instanceTable(s, svc.Instances)
+		c.checkTable(s, svc.Instances)
 	}
 	if len(svc.Imports) > 0 {
 		s.line("")

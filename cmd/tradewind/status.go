@@ -13,16 +13,22 @@ import (
 )
 
 func (c *cli) statusCommand() *cobra.Command {
-	var strict bool
+	var strict, watch bool
 	cmd := &cobra.Command{
 		Use: "status", Short: "Show the gateway, its peers and its problems on one screen", Args: takes(0, 0),
 		Long: `Show the gateway, its peers with the age of what they showed, failovers, certificates and problems on one screen.
 
 Where the gateway runs is what location { } in gateway.hcl says, and what the cloud's metadata service adds; -o wide shows all of it.
 
-With --strict the exit code is 4 when something is degraded: a stale catalog, a path that is down, a problem.`,
-		Example: "  tradewind status\n  tradewind status -o json | jq '.peers[] | {region, state}'",
+With --strict the exit code is 4 when something is degraded: a stale catalog, a path that is down, a problem.
+
+With --watch the status is shown until Ctrl-C: on a terminal the screen is drawn anew every second, elsewhere there is one line for each
+change, and with -o jsonl one document.`,
+		Example: "  tradewind status\n  tradewind status --watch\n  tradewind status -o json | jq '.peers[] | {region, state}'",
 		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, _ []string) error {
+			if watch {
+				return c.watchStatus(ctx, gw)
+			}
 			st, err := gw.Status(ctx, &admin.StatusRequest{})
 			if err != nil {
 				return err
@@ -41,6 +47,8 @@ With --strict the exit code is 4 when something is degraded: a stale catalog, a 
 		}),
 	}
 	cmd.Flags().BoolVar(&strict, "strict", false, "exit with 4 when something is degraded")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on until Ctrl-C, and show what changes")
+	cmd.MarkFlagsMutuallyExclusive("strict", "watch")
 	return cmd
 }
 

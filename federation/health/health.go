@@ -3,8 +3,10 @@ package health
 import (
 	"container/heap"
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"reflect"
 	"sync"
 	"time"
 
@@ -113,7 +115,7 @@ func (c *Checker) Watch(t federation.CheckTarget) {
 func (c *Checker) adopt(t *target, spec federation.CheckSpec, kept *[]*check, now time.Time) *check {
 	addr := checkAddress(t.Address, spec)
 	for i, k := range *kept {
-		if k.spec == spec && k.addr == addr {
+		if k.addr == addr && reflect.DeepEqual(k.spec, spec) {
 			*kept = append((*kept)[:i:i], (*kept)[i+1:]...)
 			k.target = t
 			return k
@@ -247,6 +249,20 @@ func (c *Checker) Stats() Stats {
 		s.Late = max(0, time.Since(c.queue[0].due))
 	}
 	return s
+}
+
+// maxLate is how late an attempt may be before it is a problem: later than that, and a death is not noticed within a second.
+const maxLate = time.Second
+
+// Problem returns why checks are made later than they should be, or nil.
+func (c *Checker) Problem() *federation.Diagnostic {
+	s := c.Stats()
+	if s.Late < maxLate {
+		return nil
+	}
+	return &federation.Diagnostic{Code: federation.CodeChecksLate, What: fmt.Sprintf("health checks are late by %v", s.Late.Round(time.Millisecond)),
+		Why: fmt.Sprintf("%d attempts are under way, which is the most, and %d checks wait", s.InFlight, s.Waiting),
+		Fix: "make the interval of the checks longer, or the timeout of those that get no answer shorter"}
 }
 
 // mark puts t down for a report.

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -32,6 +33,7 @@ const (
 	maxOutput = 256     // octets of an answer that are kept for people to read
 	maxBody   = 4 << 10 // octets of an answer that are read at all
 	maxHeader = 8 << 10 // octets of an answer's header
+	maxCA     = 4 << 20 // octets of a tls_ca_file; the system's roots have less than one
 	agent     = "tradewind-health/1"
 )
 
@@ -61,20 +63,24 @@ func checkAddress(addr netip.AddrPort, spec federation.CheckSpec) netip.AddrPort
 
 // describe says in short what spec asks.
 func describe(spec federation.CheckSpec, addr netip.AddrPort) string {
+	what := addr.String()
 	switch spec.Kind {
-	case federation.CheckHTTP:
-		if spec.TLS {
-			return clean("https://" + addr.String() + spec.Path)
-		}
-		return clean(addr.String() + spec.Path)
-	case federation.CheckGRPC:
-		if spec.GRPCService != "" {
-			return clean(addr.String() + "/" + spec.GRPCService)
-		}
 	case federation.CheckTTL:
 		return spec.TTL.String()
+	case federation.CheckHTTP:
+		what += spec.Path
+	case federation.CheckGRPC:
+		if spec.GRPCService != "" {
+			what += "/" + spec.GRPCService
+		}
 	}
-	return addr.String()
+	switch {
+	case spec.TLS && spec.TLSSkipVerify:
+		what += " over TLS, certificate not verified"
+	case spec.TLS:
+		what += " over TLS"
+	}
+	return clean(what)
 }
 
 // ask makes one attempt of k. It reads only what never changes in a check.
@@ -142,7 +148,7 @@ func tlsConfig(spec federation.CheckSpec, addr netip.AddrPort) (*tls.Config, err
 	if spec.TLSCAFile == "" {
 		return cfg, nil
 	}
-	pem, err := os.ReadFile(spec.TLSCAFile)
+	pem, err := slurp(spec.TLSCAFile)
 	if err != nil {
 		return nil, fmt.Errorf("read tls_ca_file: %w", err)
 	}
@@ -151,6 +157,19 @@ func tlsConfig(spec federation.CheckSpec, addr netip.AddrPort) (*tls.Config, err
 		return nil, fmt.Errorf("tls_ca_file %s holds no certificate in PEM", spec.TLSCAFile)
 	}
 	return cfg, nil
+}
+
+// slurp reads a file of certificates. Whatever else has its name, a pipe or a device, must neither hold an attempt up nor fill the memory.
+func slurp(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, fmt.Errorf("%s is not a regular file", path))
+	}
+	return io.ReadAll(io.LimitReader(f, maxCA))
 }
 
 // hostname is a Host header without its port.
@@ -197,12 +216,15 @@ func askHTTP(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort
 		scheme, over = "https", transport(cfg)
 	}
 	target = &url.URL{Scheme: scheme, Host: addr.String(), Path: target.Path, RawPath: target.RawPath, RawQuery: target.RawQuery}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, cmp.Or(spec.Method, http.MethodGet), target.String(), strings.NewReader(spec.Body))
 	if err != nil {
 		return outcome{err: fmt.Errorf("make request: %w", err)}
 	}
 	req.Host = spec.Host
 	req.Header.Set("User-Agent", agent)
+	for name, value := range spec.Headers {
+		req.Header.Set(name, value)
+	}
 	res, err := roundTrip(req, over)
 	if err != nil {
 		return outcome{err: unwrapURL(err)}
@@ -211,8 +233,8 @@ func askHTTP(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
 	o := outcome{output: string(body)}
 	switch {
-	case res.StatusCode < 200 || res.StatusCode > 299:
-		o.err = fmt.Errorf("answered %d %s", res.StatusCode, http.StatusText(res.StatusCode))
+	case len(spec.Status) > 0 && !slices.Contains(spec.Status, res.StatusCode), len(spec.Status) == 0 && res.StatusCode/100 != 2:
+		o.err = errors.New(strings.TrimSpace(fmt.Sprintf("answered %d %s", res.StatusCode, http.StatusText(res.StatusCode))))
 	case err != nil:
 		o.err = fmt.Errorf("read answer: %w", err)
 	}

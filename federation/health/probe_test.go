@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -128,6 +129,41 @@ func TestHTTP(t *testing.T) {
 	}
 	if o := get("/header"); o.err == nil {
 		t.Error("an endless header passes")
+	}
+}
+
+func TestHTTPAsksAndWaitsForWhatIsSaid(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if r.URL.Path == "/moved" {
+			http.Redirect(w, r, "/", http.StatusFound)
+		} else if r.Header.Get("Authorization") != "Bearer probe" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+		fmt.Fprintf(w, "%s %s %q %q", r.Method, r.Host, body, r.UserAgent())
+	}))
+	defer server.Close()
+	headers := map[string]string{"authorization": "Bearer probe", "User-Agent": "probe/2"}
+	for _, c := range []struct {
+		spec   federation.CheckSpec
+		want   string
+		output string
+	}{
+		{federation.CheckSpec{}, "answered 401 Unauthorized", `GET shop.example.com "" "tradewind-health/1"`},
+		{federation.CheckSpec{Status: []int{401}}, "<nil>", `GET shop.example.com "" "tradewind-health/1"`},
+		{federation.CheckSpec{Headers: headers}, "<nil>", `GET shop.example.com "" "probe/2"`},
+		{federation.CheckSpec{Headers: headers, Status: []int{204, 401}}, "answered 200 OK", `GET shop.example.com "" "probe/2"`},
+		{federation.CheckSpec{Headers: headers, Method: "POST", Body: "ping"}, "<nil>", `POST shop.example.com "ping" "probe/2"`},
+		{federation.CheckSpec{Headers: headers, Method: "HEAD"}, "<nil>", ""},
+		{federation.CheckSpec{Path: "/moved", Status: []int{302}, Method: "HEAD"}, "<nil>", ""},
+	} {
+		c.spec.Kind, c.spec.Host = federation.CheckHTTP, "shop.example.com"
+		if err := c.spec.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		if o := try(t, c.spec, server.Listener.Addr().String()); fmt.Sprint(o.err) != c.want || o.output != c.output {
+			t.Errorf("%+v gives %+v, want %s %s", c.spec, o, c.want, c.output)
+		}
 	}
 }
 

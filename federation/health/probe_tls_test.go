@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -31,7 +32,10 @@ func TestTLS(t *testing.T) {
 	web.StartTLS()
 	defer web.Close()
 	dir := t.TempDir()
-	ca, empty := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "empty.pem")
+	ca, empty, pipe := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "empty.pem"), filepath.Join(dir, "pipe.pem")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw})
 	for file, content := range map[string][]byte{ca: certificate, empty: nil} {
 		if err := os.WriteFile(file, content, 0o600); err != nil {
@@ -54,6 +58,8 @@ func TestTLS(t *testing.T) {
 			{federation.CheckSpec{}, "x509: certificate signed by unknown authority"},
 			{federation.CheckSpec{TLSCAFile: empty}, "holds no certificate"},
 			{federation.CheckSpec{TLSCAFile: filepath.Join(dir, "none.pem")}, "read tls_ca_file"},
+			{federation.CheckSpec{TLSCAFile: pipe}, "is not a regular file"}, // and nobody waits for its writer
+			{federation.CheckSpec{TLSCAFile: "/dev/zero"}, "is not a regular file"},
 		} {
 			c.spec.Kind, c.spec.TLS = kind, true
 			if err := c.spec.Validate(); err != nil {

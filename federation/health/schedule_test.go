@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -215,6 +216,54 @@ func TestAttemptsInFlightAreBounded(t *testing.T) {
 		advance(100 * time.Millisecond)
 		if n := len(b.times()); n != 40 || b.most != 4 {
 			t.Errorf("%d attempts, at most %d at a time; want 40 and 4", n, b.most)
+		}
+	})
+}
+
+// TestChecksThatBeginTogetherSpread watches a thousand instances at once, as after a restart.
+func TestChecksThatBeginTogetherSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 0, Config{})
+		next := 0.0
+		b.rand, b.takes = func() float64 { next = math.Mod(next+0.618, 1); return next }, time.Millisecond
+		for i := range 1000 {
+			to := watch(federation.CheckSpec{Kind: federation.CheckTCP, Interval: federation.Duration(time.Second)})
+			to.Instance = federation.InstanceID(fmt.Sprint(i))
+			b.Watch(to)
+		}
+		advance(5 * time.Second)
+		var tenths [50]int
+		for _, at := range b.times() {
+			tenths[min(at/(100*time.Millisecond), 49)]++
+		}
+		if b.most > 256 {
+			t.Errorf("%d attempts at a time", b.most)
+		}
+		for i, n := range tenths[20:] {
+			if n < 90 || n > 110 {
+				t.Errorf("%d attempts in the tenth of a second after %d00ms, want about 100", n, i+20)
+			}
+		}
+	})
+}
+
+func TestLateChecksAreAProblem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 0, Config{Concurrency: 1})
+		slow := federation.CheckSpec{Kind: federation.CheckTCP, Timeout: federation.Duration(10 * time.Second)}
+		b.takes = time.Minute // nobody answers
+		for _, id := range []federation.InstanceID{"1", "2"} {
+			to := watch(slow)
+			to.Instance = id
+			b.Watch(to)
+		}
+		advance(900 * time.Millisecond)
+		if d := b.Problem(); d != nil {
+			t.Errorf("after 900ms: %v", d)
+		}
+		advance(200 * time.Millisecond)
+		if d := b.Problem(); d == nil || d.Code != federation.CodeChecksLate || !strings.Contains(d.What, "late by 1.1s") {
+			t.Errorf("after 1.1s: %v", d)
 		}
 	})
 }

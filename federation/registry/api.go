@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -35,9 +36,6 @@ type APIConfig struct {
 	Registry *Registry // whose instances can be drained
 	Store    Store
 	Beater   Beater // nil: heartbeats only set what the source says of its instances
-	// DeregisterAfter is how long after a TTL ran out a registration is removed for good. Default 0, never: absence is not
-	// deletion, and a registration costs nothing while it fails. At least 1 minute, so that no pause of a host removes it.
-	DeregisterAfter time.Duration
 	// MaxRegistrations is the most registrations and the most drain marks. Default 20,000, below the registry's limit for
 	// one source, so that it is the caller who hears of it.
 	MaxRegistrations int
@@ -49,7 +47,7 @@ const (
 	settleDelay   = 5 * time.Millisecond // registrations that come together are published together
 	loadPatience  = 5 * time.Second      // how long a call waits for the first load
 	maxToken      = 256
-	minDeregister = time.Minute
+	minDeregister = time.Minute // so that no pause of a host removes its registrations
 )
 
 // API is the source of instances that register themselves. What it has acknowledged survives a kill -9. Its methods may be
@@ -87,9 +85,6 @@ func (r Ref) key() key { return instanceKey(&federation.Instance{Service: r.Serv
 // NewAPI returns an API source that answers once Run, which the registry calls, has read the store.
 func NewAPI(cfg APIConfig) *API {
 	cfg.MaxRegistrations = cmp.Or(cfg.MaxRegistrations, 20_000)
-	if cfg.DeregisterAfter > 0 {
-		cfg.DeregisterAfter = max(cfg.DeregisterAfter, minDeregister)
-	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -97,44 +92,66 @@ func NewAPI(cfg APIConfig) *API {
 		regs: map[key]*registration{}, drains: map[key]bool{}}
 }
 
-// Register adds an instance, or replaces the one of the same name if the token is the one it was registered with. It counts as
-// a heartbeat. An instance that says no health is passing: who registers, lives. When it returns nil the registration is durable.
-func (a *API) Register(ctx context.Context, in federation.Instance, token string) error {
+// Terms are the conditions of a registration.
+type Terms struct {
+	Token string // its owner's; empty: anybody may change it
+	// DeregisterAfter is how long after its TTL ran out the registration is removed for good; at least a minute. Default 0, never:
+	// absence is not deletion, and a registration costs nothing while it fails.
+	DeregisterAfter time.Duration
+}
+
+// Register adds an instance, or replaces the one of the same name if the token is the one it was registered with, and returns it as
+// it is registered now, and whether it replaced another registration. It counts as a heartbeat. An instance that says no health is
+// passing: who registers, lives. Without an error the registration is durable.
+func (a *API) Register(ctx context.Context, in federation.Instance, terms Terms) (_ federation.Instance, replaced bool, _ error) {
 	if in.Health == federation.HealthUnknown {
 		in.Health = federation.HealthPassing
 	}
 	in.Service, in.Labels, in.Checks = instanceKey(&in).service, maps.Clone(in.Labels), slices.Clone(in.Checks)
-	if _, err := normalize(in, "any"); err != nil {
-		return instanceError(&in, "api", err)
-	}
-	if len(token) > maxToken {
-		return &federation.Diagnostic{Code: federation.CodeInstanceRefused, What: "the owner token is too long",
-			Why: fmt.Sprintf("it has %d octets, at most %d are allowed", len(token), maxToken), Fix: "use a shorter one"}
-	}
 	k := instanceKey(&in)
+	next := &registration{record: record{Instance: in, Owner: ownerOf(terms.Token), Registered: time.Now().UTC(),
+		DeregisterAfter: federation.Duration(terms.DeregisterAfter)}, beat: time.Now()}
+	if err := next.refused(terms); err != nil {
+		return in, false, err
+	}
 	unlock, err := a.begin(ctx, k)
 	if err != nil {
-		return err
+		return in, false, err
 	}
 	defer unlock()
 	old, count := a.lookup(k)
-	next := &registration{record: record{Instance: in, Owner: ownerOf(token), Registered: time.Now().UTC()}, beat: time.Now()}
 	if old != nil {
-		if err := old.owned(Ref{Token: token}, k); err != nil {
-			return err
+		if err := old.owned(Ref{Token: terms.Token}, k); err != nil {
+			return in, false, err
 		}
 		next.Registered = old.Registered
 	} else if count >= a.cfg.MaxRegistrations {
-		return fullRegistrations(k, a.cfg.MaxRegistrations)
+		return in, false, fullRegistrations(k, a.cfg.MaxRegistrations)
 	}
 	if old == nil || !old.same(&next.record) {
 		if err := a.save(ctx, k, &next.record); err != nil {
-			return err
+			return in, false, err
 		}
 	}
 	a.put(k, next)
 	a.beat(k, in.Health, "registered")
-	return nil
+	return in, old != nil, nil
+}
+
+// refused returns why r cannot be registered under terms, a *federation.Diagnostic, or nil.
+func (r *record) refused(terms Terms) error {
+	_, err := normalize(r.Instance, "any")
+	if len(terms.Token) > maxToken {
+		err = errors.Join(err, fmt.Errorf("its owner token has %d octets: at most %d are allowed", len(terms.Token), maxToken))
+	}
+	if terms.DeregisterAfter != 0 && (r.ttl() == 0 || terms.DeregisterAfter < minDeregister) {
+		err = errors.Join(err, fmt.Errorf("deregister_after needs a ttl check of the instance's own, and is at least %v", minDeregister))
+	}
+	if err == nil {
+		return nil
+	}
+	return &federation.Diagnostic{Code: federation.CodeInstanceRefused, What: fmt.Sprintf("%v cannot be registered", instanceKey(&r.Instance)),
+		Why: plain(err), Fix: "mend it and repeat the call; nothing has changed", Err: err}
 }
 
 // Deregister removes a registration and the drain mark of its instance.
@@ -214,6 +231,16 @@ func (a *API) beatInMemory(k key, ref Ref, h federation.Health, output string) (
 	return true, err
 }
 
+// Lasts returns how long a heartbeat of an instance lasts: its shortest TTL. 0: it has none, or is not known.
+func (a *API) Lasts(service federation.ServiceName, id federation.InstanceID) time.Duration {
+	k := Ref{Service: service, ID: id}.key()
+	if g, _ := a.lookup(k); g != nil && g.ttl() > 0 {
+		return g.ttl() // the registry learns of a registration a moment later
+	}
+	known, _ := a.cfg.Registry.Instance(k.service, k.id)
+	return (&record{Instance: known.Instance}).ttl()
+}
+
 // Drain takes an instance of any source out of use, or puts it back. The mark is durable and holds until it is taken away or
 // the instance is deregistered.
 func (a *API) Drain(ctx context.Context, ref Ref, on bool) error {
@@ -229,7 +256,7 @@ func (a *API) Drain(ctx context.Context, ref Ref, on bool) error {
 		}
 	} else if _, known := a.cfg.Registry.Instance(k.service, k.id); on && !known {
 		return &federation.Diagnostic{Code: federation.CodeInstanceUnknown, What: fmt.Sprintf("%v cannot be drained", k),
-			Why: "no source reports such an instance", Fix: "list what is known: tradewind instances"}
+			Why: "no source reports such an instance", Fix: "list what is known: tradewind instance list"}
 	}
 	return a.setDrain(ctx, k, on)
 }
@@ -311,5 +338,5 @@ func unknownRegistration(k key) error {
 
 func fullRegistrations(k key, most int) error {
 	return &federation.Diagnostic{Code: federation.CodeRegistrationsFull, What: fmt.Sprintf("%v cannot be added", k),
-		Why: fmt.Sprintf("there are %d already, which is the most", most), Fix: "deregister instances that are gone, or set deregister_after"}
+		Why: fmt.Sprintf("there are %d already, which is the most", most), Fix: "deregister instances that are gone, or register with deregister_after"}
 }

@@ -106,6 +106,12 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// register is API.Register without its answer.
+func register(ctx context.Context, api *API, in federation.Instance, token string) error {
+	_, _, err := api.Register(ctx, in, Terms{Token: token})
+	return err
+}
+
 func wantCode(t *testing.T, what string, err error, want federation.Code) {
 	t.Helper()
 	if federation.CodeOf(err) != want {
@@ -119,13 +125,13 @@ func TestRegistrationsSurviveKill(t *testing.T) {
 		r, api, kill := startAPI(t, d, APIConfig{})
 		odd := inst("shop/cart", "a/b c?", "192.0.2.2:80")
 		odd.Labels = map[string]string{"v": "1"}
-		must(t, api.Register(ctx, inst("web", "1", "192.0.2.1:80"), ""))
-		must(t, api.Register(ctx, inst("web", "2", "192.0.2.2:80"), ""))
-		must(t, api.Register(ctx, odd, "secret"))
+		must(t, register(ctx, api, inst("web", "1", "192.0.2.1:80"), ""))
+		must(t, register(ctx, api, inst("web", "2", "192.0.2.2:80"), ""))
+		must(t, register(ctx, api, odd, "secret"))
 		odd.Labels["v"] = "2" // the caller's own affair
 		must(t, api.Drain(ctx, Ref{Service: web, ID: "1"}, true))
 		must(t, api.Heartbeat(ctx, Ref{Service: web, ID: "2"}, federation.HealthFailing, ""))
-		must(t, api.Register(ctx, inst("web", "3", "192.0.2.3:80"), ""))
+		must(t, register(ctx, api, inst("web", "3", "192.0.2.3:80"), ""))
 		must(t, api.Deregister(ctx, Ref{Service: web, ID: "3"}))
 		pass(10 * time.Millisecond)
 		same(t, "web", show(r, web), "1- 2-")
@@ -157,12 +163,12 @@ func TestOwners(t *testing.T) {
 		ctx := t.Context()
 		_, api, _ := startAPI(t, newDisk(), APIConfig{})
 		mine := inst("web", "1", "192.0.2.1:80")
-		must(t, api.Register(ctx, mine, "mine"))
+		must(t, register(ctx, api, mine, "mine"))
 		theirs := inst("web", "1", "192.0.2.66:80")
 		ref := Ref{Service: web, ID: "1"}
 		for _, token := range []string{"", "theirs"} {
 			ref.Token = token
-			wantCode(t, "register", api.Register(ctx, theirs, token), federation.CodeRegistrationOwner)
+			wantCode(t, "register", register(ctx, api, theirs, token), federation.CodeRegistrationOwner)
 			wantCode(t, "deregister", api.Deregister(ctx, ref), federation.CodeRegistrationOwner)
 			wantCode(t, "heartbeat", api.Heartbeat(ctx, ref, federation.HealthPassing, ""), federation.CodeRegistrationOwner)
 			wantCode(t, "heartbeat of another health", api.Heartbeat(ctx, ref, federation.HealthFailing, ""), federation.CodeRegistrationOwner)
@@ -171,10 +177,10 @@ func TestOwners(t *testing.T) {
 		ref.Token = "mine"
 		must(t, api.Heartbeat(ctx, ref, federation.HealthPassing, ""))
 		moved := inst("web", "1", "192.0.2.2:80")
-		must(t, api.Register(ctx, moved, "mine"))
+		must(t, register(ctx, api, moved, "mine"))
 		must(t, api.Deregister(ctx, Ref{Service: web, ID: "1", Force: true}))
-		must(t, api.Register(ctx, theirs, "theirs"))
-		wantCode(t, "long token", api.Register(ctx, theirs, strings.Repeat("x", 300)), federation.CodeInstanceRefused)
+		must(t, register(ctx, api, theirs, "theirs"))
+		wantCode(t, "long token", register(ctx, api, theirs, strings.Repeat("x", 300)), federation.CodeInstanceRefused)
 	})
 }
 
@@ -183,16 +189,16 @@ func TestWhatIsNotStoredIsNotAcknowledged(t *testing.T) {
 		d, ctx := newDisk(), t.Context()
 		r, api, _ := startAPI(t, d, APIConfig{})
 		one := inst("web", "1", "192.0.2.1:80")
-		must(t, api.Register(ctx, one, ""))
+		must(t, register(ctx, api, one, ""))
 		pass(10 * time.Millisecond)
 		d.breakDown(errors.New("no space left"))
 		ref := Ref{Service: web, ID: "1"}
-		wantCode(t, "register", api.Register(ctx, inst("web", "2", "192.0.2.2:80"), ""), federation.CodeRegistrationStore)
+		wantCode(t, "register", register(ctx, api, inst("web", "2", "192.0.2.2:80"), ""), federation.CodeRegistrationStore)
 		wantCode(t, "deregister", api.Deregister(ctx, ref), federation.CodeRegistrationStore)
 		wantCode(t, "drain", api.Drain(ctx, ref, true), federation.CodeRegistrationStore)
 		wantCode(t, "heartbeat that changes", api.Heartbeat(ctx, ref, federation.HealthFailing, ""), federation.CodeRegistrationStore)
 		must(t, api.Heartbeat(ctx, ref, federation.HealthPassing, "")) // writes nothing
-		must(t, api.Register(ctx, one, ""))                            // neither does this
+		must(t, register(ctx, api, one, ""))                           // neither does this
 		pass(10 * time.Millisecond)
 		same(t, "web", show(r, web), "1+")
 		d.breakDown(nil)
@@ -209,10 +215,44 @@ func TestCallsThatAreRefused(t *testing.T) {
 		wantCode(t, "deregister", api.Deregister(ctx, ref), federation.CodeRegistrationUnknown)
 		wantCode(t, "drain", api.Drain(ctx, ref, true), federation.CodeInstanceUnknown)
 		wantCode(t, "health", api.Heartbeat(ctx, ref, federation.HealthUnknown, ""), federation.CodeRegistrationHealth)
-		wantCode(t, "metadata", api.Register(ctx, inst("web", "1", "169.254.169.254:80"), ""), federation.CodeInstanceRefused)
-		must(t, api.Register(ctx, inst("web", "1", "192.0.2.1:80"), ""))
-		wantCode(t, "one too many", api.Register(ctx, inst("web", "2", "192.0.2.2:80"), ""), federation.CodeRegistrationsFull)
+		wantCode(t, "metadata", register(ctx, api, inst("web", "1", "169.254.169.254:80"), ""), federation.CodeInstanceRefused)
+		must(t, register(ctx, api, inst("web", "1", "192.0.2.1:80"), ""))
+		wantCode(t, "one too many", register(ctx, api, inst("web", "2", "192.0.2.2:80"), ""), federation.CodeRegistrationsFull)
 		must(t, api.Heartbeat(ctx, Ref{Service: web, ID: "foreign"}, federation.HealthPassing, "")) // a TTL check of another source's
+	})
+}
+
+func TestTerms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, ctx := newDisk(), t.Context()
+		_, api, _ := startAPI(t, d, APIConfig{})
+		one, beating := inst("web", "1", "192.0.2.1:80"), inst("web", "2", "192.0.2.2:80")
+		one.Health = federation.HealthUnknown
+		beating.Checks = []federation.CheckSpec{{Kind: federation.CheckTTL}}
+		for _, want := range []bool{false, true} {
+			got, replaced, err := api.Register(ctx, one, Terms{})
+			must(t, err)
+			if got.Health != federation.HealthPassing || replaced != want {
+				t.Errorf("registered as %v, replaced %v, want %v", got.Health, replaced, want)
+			}
+		}
+		for what, terms := range map[string]Terms{"without a ttl check": {DeregisterAfter: time.Hour}, "too soon": {DeregisterAfter: time.Second}} {
+			in := map[string]federation.Instance{"without a ttl check": one, "too soon": beating}[what]
+			_, _, err := api.Register(ctx, in, terms)
+			wantCode(t, what, err, federation.CodeInstanceRefused)
+		}
+		_, _, err := api.Register(ctx, beating, Terms{DeregisterAfter: time.Minute})
+		must(t, err)
+		writes := d.writes
+		_, _, err = api.Register(ctx, beating, Terms{DeregisterAfter: time.Hour})
+		must(t, err)
+		same(t, "writes for other terms", d.writes-writes, 1)
+		bad := inst("web", "3", "169.254.169.254:0")
+		err = register(ctx, api, bad, "")
+		if got, want := err.Error(), "address 169.254.169.254 is refused: it is link-local, where clouds serve credentials to the host; port is 0 "+
+			"(fix: mend it and repeat the call; nothing has changed)"; !strings.HasSuffix(got, want) {
+			t.Errorf("a bad address: %s", got)
+		}
 	})
 }
 
@@ -221,7 +261,7 @@ func TestHeartbeatsReachTheChecks(t *testing.T) {
 		b, d, ctx := &beats{}, newDisk(), t.Context()
 		r, api, _ := startAPI(t, d, APIConfig{Beater: b})
 		ref := Ref{Service: web, ID: "1"}
-		must(t, api.Register(ctx, inst("web", "1", "192.0.2.1:80"), ""))
+		must(t, register(ctx, api, inst("web", "1", "192.0.2.1:80"), ""))
 		must(t, api.Heartbeat(ctx, ref, federation.HealthPassing, "fine"))
 		must(t, api.Heartbeat(ctx, ref, federation.HealthPassing, "fine"))
 		same(t, "writes", d.writes, 1)
@@ -235,11 +275,12 @@ func TestHeartbeatsReachTheChecks(t *testing.T) {
 func TestMissingHeartbeatsAreRememberedAndRemovedLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ctx := newDisk(), t.Context()
-		r, api, kill := startAPI(t, d, APIConfig{DeregisterAfter: time.Second}) // raised to the least, one minute
+		r, api, kill := startAPI(t, d, APIConfig{})
 		one := inst("web", "1", "192.0.2.1:80")
 		one.Checks = []federation.CheckSpec{{Kind: federation.CheckTTL, TTL: federation.Duration(10 * time.Second)}}
 		ref := Ref{Service: web, ID: "1"}
-		must(t, api.Register(ctx, one, ""))
+		_, _, err := api.Register(ctx, one, Terms{DeregisterAfter: time.Minute})
+		must(t, err)
 		pass(9 * time.Second)
 		must(t, api.Heartbeat(ctx, ref, federation.HealthPassing, ""))
 		pass(9 * time.Second)
@@ -248,7 +289,7 @@ func TestMissingHeartbeatsAreRememberedAndRemovedLate(t *testing.T) {
 		same(t, "no beat for a TTL", show(r, web), "1-")
 		kill()
 
-		r, api, kill = startAPI(t, d, APIConfig{DeregisterAfter: time.Minute})
+		r, api, kill = startAPI(t, d, APIConfig{})
 		pass(20 * time.Second)
 		same(t, "still down after a restart", show(r, web), "1-")
 		must(t, api.Heartbeat(ctx, ref, federation.HealthPassing, ""))
@@ -259,7 +300,7 @@ func TestMissingHeartbeatsAreRememberedAndRemovedLate(t *testing.T) {
 		pass(30 * time.Second)
 		kill()
 
-		r, _, _ = startAPI(t, d, APIConfig{DeregisterAfter: time.Minute})
+		r, _, _ = startAPI(t, d, APIConfig{})
 		pass(20 * time.Second)
 		same(t, "just before the minute", show(r, web), "1-")
 		pass(12 * time.Second)
@@ -270,7 +311,7 @@ func TestMissingHeartbeatsAreRememberedAndRemovedLate(t *testing.T) {
 		r, api, _ := startAPI(t, newDisk(), APIConfig{})
 		one := inst("web", "1", "192.0.2.1:80")
 		one.Checks = []federation.CheckSpec{{Kind: federation.CheckTTL}}
-		must(t, api.Register(t.Context(), one, ""))
+		must(t, register(t.Context(), api, one, ""))
 		pass(24 * time.Hour)
 		same(t, "by default never removed", show(r, web), "1-")
 	})
@@ -290,7 +331,7 @@ func TestDamagedRecords(t *testing.T) {
 			t.Errorf("status is %+v", s)
 		}
 		same(t, "kept", len(d.kept), 4)
-		must(t, api.Register(ctx, inst("web", "1", "192.0.2.1:80"), ""))
+		must(t, register(ctx, api, inst("web", "1", "192.0.2.1:80"), ""))
 		if s := r.Sources()[0]; !strings.Contains(s.Err, "2 stored registrations") {
 			t.Errorf("status is %+v", s)
 		}
@@ -303,7 +344,7 @@ func TestCallsWaitForTheStore(t *testing.T) {
 		d.broken = errors.New("locked")
 		r, api, _ := startAPI(t, d, APIConfig{})
 		began := time.Now()
-		wantCode(t, "register", api.Register(ctx, inst("web", "1", "192.0.2.1:80"), ""), federation.CodeRegistrationLoading)
+		wantCode(t, "register", register(ctx, api, inst("web", "1", "192.0.2.1:80"), ""), federation.CodeRegistrationLoading)
 		same(t, "waited", time.Since(began), 5*time.Second)
 		if s := r.Sources()[0]; s.Code != federation.CodeRegistrationStore {
 			t.Errorf("status is %+v", s)
@@ -311,7 +352,7 @@ func TestCallsWaitForTheStore(t *testing.T) {
 		d.breakDown(nil)
 		result := make(chan error, 1)
 		for range 5 { // the source is restarted within its back-off
-			go func() { result <- api.Register(ctx, inst("web", "1", "192.0.2.1:80"), "") }()
+			go func() { result <- register(ctx, api, inst("web", "1", "192.0.2.1:80"), "") }()
 			if err := <-result; err == nil {
 				return
 			}
@@ -340,7 +381,7 @@ func TestConcurrentCallsLeaveStoreAndSourceEqual(t *testing.T) {
 				case 1:
 					_ = api.Heartbeat(ctx, ref, federation.HealthFailing, "")
 				default:
-					_ = api.Register(ctx, inst("web", id, fmt.Sprintf("192.0.2.%d:80", w+1)), "")
+					_ = register(ctx, api, inst("web", id, fmt.Sprintf("192.0.2.%d:80", w+1)), "")
 				}
 			}
 		})

@@ -22,11 +22,13 @@ type record struct {
 	Owner      string              `json:"owner,omitempty"` // hex SHA-256 of the owner token
 	Registered time.Time           `json:"registered"`
 	Down       time.Time           `json:"down,omitzero"` // when its TTL ran out, until the next heartbeat
+
+	DeregisterAfter federation.Duration `json:"deregister_after,omitempty"` // Terms
 }
 
 // same reports whether storing b over r would change nothing.
 func (r *record) same(b *record) bool {
-	return r.Owner == b.Owner && r.Down.Equal(b.Down) && r.Registered.Equal(b.Registered) && sameInstance(&r.Instance, &b.Instance)
+	return r.Owner == b.Owner && r.DeregisterAfter == b.DeregisterAfter && r.Down.Equal(b.Down) && r.Registered.Equal(b.Registered) && sameInstance(&r.Instance, &b.Instance)
 }
 
 // ttl is the shortest TTL of the instance's own checks, or 0.
@@ -190,7 +192,7 @@ func (a *API) instances() []federation.Instance {
 }
 
 // sweepForever writes down whose TTL ran out, so that a restart does not forget it, and removes those that have been so for
-// DeregisterAfter. It is apart from publishing, since a thousand deaths at once are a thousand writes.
+// their DeregisterAfter. It is apart from publishing, since a thousand deaths at once are a thousand writes.
 func (a *API) sweepForever(ctx context.Context) {
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
@@ -215,7 +217,7 @@ func (a *API) overdue(now time.Time) []key {
 	defer a.mu.Unlock()
 	var out []key
 	for k, g := range a.regs {
-		if a.due(g, now) != keep {
+		if g.silence(now) != keep {
 			out = append(out, k)
 		}
 	}
@@ -230,15 +232,15 @@ const (
 	reap
 )
 
-// due says what the silence of g asks for at now.
-func (a *API) due(g *registration, now time.Time) verdict {
+// silence says what the silence of g asks for at now.
+func (g *registration) silence(now time.Time) verdict {
 	ttl := g.ttl()
 	switch {
 	case ttl == 0:
 		return keep
 	case g.Down.IsZero() && now.Sub(g.beat) >= ttl:
 		return markDown
-	case !g.Down.IsZero() && a.cfg.DeregisterAfter > 0 && now.Sub(g.Down) >= a.cfg.DeregisterAfter:
+	case !g.Down.IsZero() && g.DeregisterAfter > 0 && now.Sub(g.Down) >= g.DeregisterAfter.D():
 		return reap
 	}
 	return keep
@@ -256,7 +258,7 @@ func (a *API) lapse(ctx context.Context, k key) error {
 	what := keep
 	var next *registration
 	if g != nil {
-		what = a.due(g, time.Now())
+		what = g.silence(time.Now())
 		next = &registration{record: g.record, beat: g.beat}
 		next.Down = g.beat.Add(g.ttl()).UTC()
 	}

@@ -158,7 +158,7 @@ func (r *Registry) declare(services map[federation.ServiceName]federation.Servic
 	}
 	for name, declared := range services {
 		svc := r.state.service(name)
-		if svc.declared != nil && svc.declared.Protocol == declared.Protocol && slices.Equal(svc.declared.Checks, declared.Checks) {
+		if svc.declared != nil && svc.declared.Protocol == declared.Protocol && federation.SameChecks(svc.declared.Checks, declared.Checks) {
 			continue
 		}
 		svc.declared = &declared
@@ -266,7 +266,7 @@ func (r *Registry) refresh(svc *service, e *entry, now time.Time) {
 	if r.cfg.Checker == nil {
 		checks = nil
 	}
-	if !slices.Equal(checks, e.checks) || moved && len(checks) > 0 {
+	if !federation.SameChecks(checks, e.checks) || moved && len(checks) > 0 {
 		switch {
 		case len(checks) == 0:
 			e.checked, e.finding = federation.HealthPassing, ""

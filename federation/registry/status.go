@@ -25,8 +25,9 @@ type SourceStatus struct {
 	Instances    int                      `json:"instances"`              // of the last complete set
 	LastComplete time.Time                `json:"last_complete,omitzero"` // when it came
 	Age          federation.Duration      `json:"age,omitempty"`          // since LastComplete
-	Err          string                   `json:"error,omitempty"`        // why there is no newer set; empty when there is
-	Code         federation.Code          `json:"code,omitempty"`         // of Err
+	Problem      *federation.Diagnostic   `json:"-"`                      // why there is no newer set; nil when there is
+	Err          string                   `json:"error,omitempty"`        // Problem in words
+	Code         federation.Code          `json:"code,omitempty"`         // of Problem
 	Skipped      int                      `json:"skipped,omitempty"`      // records of the last set that are not valid
 	Problems     []*federation.Diagnostic `json:"problems,omitempty"`     // the first of the skipped
 	Conflicts    int                      `json:"conflicts,omitempty"`    // instances for which another source is believed
@@ -92,7 +93,7 @@ func (s *source) snapshot(now time.Time) SourceStatus {
 	}
 	if err := cmp.Or(s.err, problem); err != nil {
 		d := s.diagnose(err)
-		status.Err, status.Code = d.Error(), d.Code
+		status.Problem, status.Err, status.Code = d, d.Error(), d.Code
 	}
 	status.Problems = slices.Clone(status.Problems)
 	return status

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -86,10 +85,25 @@ func instanceError(in *federation.Instance, source federation.SourceName, err er
 		Code: federation.CodeInstanceRefused,
 		What: fmt.Sprintf("instance %s of service %s, which source %s reports, is not valid", quote(string(in.ID)),
 			quote(in.Service.String()), quote(string(source))),
-		Why: strings.ReplaceAll(err.Error(), "\n", "; "),
+		Why: plain(err),
 		Fix: "mend it where it is declared; until then its last valid record, if there was one, stays in use",
 		Err: err,
 	}
+}
+
+// plain returns what is wrong in one line. Of a diagnostic only the words are taken: its code and its fix are not the reader's way.
+func plain(err error) string {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		var words []string
+		for _, e := range all.Unwrap() {
+			words = append(words, plain(e))
+		}
+		return strings.Join(words, "; ")
+	}
+	if d := (*federation.Diagnostic)(nil); errors.As(err, &d) {
+		return d.What + ": " + d.Why
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
 }
 
 // quote quotes what somebody else wrote, at most 64 octets of it.
@@ -119,5 +133,5 @@ func sameInstance(a, b *federation.Instance) bool { return a.Health == b.Health 
 // sameButHealth reports whether a and b say the same of all but health.
 func sameButHealth(a, b *federation.Instance) bool {
 	return a.ID == b.ID && a.Service == b.Service && a.Address == b.Address && a.Protocol == b.Protocol && a.Locality == b.Locality &&
-		a.Weight == b.Weight && maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Checks, b.Checks)
+		a.Weight == b.Weight && maps.Equal(a.Labels, b.Labels) && federation.SameChecks(a.Checks, b.Checks)
 }

@@ -436,6 +436,9 @@ func (b *Bolt) update(ctx context.Context, f func(*bolt.Tx) error) error {
 	return d
 }
 
+// Failed returns why the store takes no more writes until the process is restarted, or nil while it takes them.
+func (b *Bolt) Failed() *federation.Diagnostic { return b.failed.Load() }
+
 // explain says in the words of this package what a transaction ran into.
 func (b *Bolt) explain(err error) error {
 	switch {

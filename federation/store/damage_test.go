@@ -3,13 +3,16 @@ package store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/tradewind-mesh/tradewind/federation"
 )
@@ -186,8 +189,11 @@ func TestFailedStore(t *testing.T) {
 	if _, err := b.Commit(t.Context(), Op{Key: "a", Value: []byte("1")}); err != nil {
 		t.Fatal(err)
 	}
+	if d := b.Failed(); d != nil {
+		t.Errorf("a store that works says %v", d)
+	}
 	err = b.update(t.Context(), func(*bolt.Tx) error { panic("assertion failed: page 7") })
-	if federation.CodeOf(err) != codeStopped {
+	if d := b.Failed(); federation.CodeOf(err) != codeStopped || d == nil || d.Code != codeStopped {
 		t.Errorf("a panic of bolt: %v", err)
 	}
 	if _, err := b.Commit(t.Context(), Op{Key: "a", Any: true}); federation.CodeOf(err) != codeStopped {
@@ -195,6 +201,16 @@ func TestFailedStore(t *testing.T) {
 	}
 	if e, err := b.Get(t.Context(), "a"); err != nil || string(e.Value) != "1" {
 		t.Errorf("a read after it: %+v, %v", e, err)
+	}
+}
+
+// TestFixFitsTheCause: room and a mount are not mended with chmod.
+func TestFixFitsTheCause(t *testing.T) {
+	for err, want := range map[error]string{unix.ENOSPC: "room", unix.EROFS: "mount", unix.EACCES: "chmod"} {
+		var d *federation.Diagnostic
+		if !errors.As(dirUnusable("/d", fmt.Errorf("open x: %w", err)), &d) || !strings.Contains(d.Fix, want) {
+			t.Errorf("%v: %+v", err, d)
+		}
 	}
 }
 

@@ -25,13 +25,14 @@ const (
 const CodeFull federation.Code = "TW-1105"
 
 func dirUnusable(dir string, err error) error {
-	return &federation.Diagnostic{
-		Code: codeDir,
-		What: fmt.Sprintf("data directory %s cannot be used", dir),
-		Why:  err.Error(),
-		Fix:  "give the directory to the gateway's user, writable by nobody else, and state.db readable by nobody else (chmod 700, 600)",
-		Err:  err,
+	fix := "give the directory to the gateway's user, writable by nobody else, and state.db readable by nobody else (chmod 700, 600)"
+	switch {
+	case isFull(err):
+		fix = "make room on its file system"
+	case errors.Is(err, unix.EROFS):
+		fix = "mount its file system for writing (the kernel does so no more after a disk error: see its log), or set another data_dir"
 	}
+	return &federation.Diagnostic{Code: codeDir, What: fmt.Sprintf("data directory %s cannot be used", dir), Why: err.Error(), Fix: fix, Err: err}
 }
 
 func damaged(path string, err error) error {

@@ -46,6 +46,16 @@ func (n *names[T]) find(host string) (what T, found bool) {
 	return what, false
 }
 
+// HostOf returns the host block of g that requests for host belong to; nil: none.
+func HostOf(g *federation.Ingress, host string) *federation.IngressHost {
+	var all names[*federation.IngressHost]
+	for i := range g.Hosts {
+		all.add(g.Hosts[i].Name, &g.Hosts[i])
+	}
+	h, _ := all.find(host)
+	return h
+}
+
 // host is what becomes of a name: its requests are looked into, or its connections are passed through.
 type host struct {
 	federation.IngressHost                       // paths from the longest to the shortest

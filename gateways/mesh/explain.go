@@ -38,6 +38,9 @@ type ExplainRequest struct {
 
 	// Token is a JSON Web Token that the request is to bring, where those who ask for one look for it. It is in no answer.
 	Token string `json:"-"`
+
+	// Require is what Entry.Require is to a request of a caller from outside.
+	Require []string `json:"-"`
 }
 
 // Explanation says what would happen to a connection or a request and why. It is made of the same parts that decide them.
@@ -75,6 +78,7 @@ type call struct {
 	request  *match.Request // as it is forwarded; nil: before any has come
 	wire     *Request       // the same
 	token    string         // that it is to bring; empty: none but those in its header
+	require  []string       // jwt resources: one must vouch for the token before anybody judges
 	priority *int           // by a rule; nil: as its header says
 }
 
@@ -165,7 +169,7 @@ func (m *Mesh) Explain(ctx context.Context, r ExplainRequest) (Explanation, erro
 	e.Caller = Caller{ID: id.String(), Service: r.Source, Assurance: r.Assurance}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	c := call{snap: snap, id: id, source: r.Source, to: r.Destination, assurance: r.Assurance, token: r.Token}
+	c := call{snap: snap, id: id, source: r.Source, to: r.Destination, assurance: r.Assurance, token: r.Token, require: r.Require}
 	if r.Token != "" && r.Request == nil {
 		return Explanation{}, errors.New("explain a call: it is a request that brings a token, and none is given")
 	}
@@ -237,11 +241,7 @@ func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, of *call) {
 		return 0
 	})
 	before := false
-	for i := range e.Candidates {
-		c := &e.Candidates[i]
-		if !c.Kept {
-			continue
-		}
+	for _, c := range inTurn(e.Candidates) {
 		c.detour = c.why == dropNot && (before || detours(e.Candidates, c))
 		before = true
 		takes, final := m.meets(e, of, c, &upstream.Resolver)
@@ -252,10 +252,15 @@ func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, of *call) {
 			return
 		}
 		if takes {
-			c.Chosen = true
+			serves := fmt.Sprintf("region %s serves it", c.Region)
+			if !c.Kept {
+				serves = fmt.Sprintf("region %s is tried, because nobody else can serve it: %s", c.Region, c.Reason)
+				c.Reason += "; tried because nobody else can serve"
+			}
+			c.Kept, c.Chosen = true, true
 			e.Decision, e.At = *c.Decision, e.Region
 			e.Conditional = of.request == nil && (c.Decision.Conditional || !c.Local && e.Remote != nil && e.Remote.Conditional)
-			e.Verdict, e.Reason = VerdictAllowed, fmt.Sprintf("%s; region %s serves it", c.Decision.Reason, c.Region)
+			e.Verdict, e.Reason = VerdictAllowed, c.Decision.Reason+"; "+serves
 			if of.requests {
 				e.Limits = append(e.Limits, m.peekRetries(of, upstream.Resolver.RetryBudget))
 			}
@@ -268,6 +273,23 @@ func (m *Mesh) explainOutbound(ctx context.Context, e *Explanation, of *call) {
 	if e.Decision.Rule == "" { // nobody serves it, and yet the caller wants to know whether it would be allowed to call
 		e.Decision = of.decide(cmp.Or(of.to.Region, federation.Local))
 	}
+}
+
+// inTurn returns the candidates in the order a plan tries them: what is kept, then what looked bad but can be reached.
+func inTurn(all []Candidate) (turn []*Candidate) {
+	var bad []*Candidate
+	for i := range all {
+		switch c := &all[i]; {
+		case c.Kept:
+			turn = append(turn, c)
+		case c.why == dropAvoided, c.why == dropUnhealthy && !c.Drained && (!c.Local || len(c.Endpoints) > 0):
+			bad = append(bad, c)
+		}
+	}
+	slices.SortStableFunc(bad, func(a, b *Candidate) int {
+		return cmp.Or(cmp.Compare(b.why, a.why), cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.rtt(), b.rtt()))
+	})
+	return append(turn, bad...)
 }
 
 // detours reports whether c would get what is meant for a better region that cannot serve, as plan.detours does.

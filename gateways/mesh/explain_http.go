@@ -123,6 +123,9 @@ func (m *Mesh) explainRequest(ctx context.Context, e *Explanation, of call, in *
 		return
 	}
 	f.Request = *m.shown(worded(r))
+	if !m.explainRequire(ctx, e, &of, r) {
+		return
+	}
 	search := of.snap.ExplainRule(of.to.Service, asked(r))
 	rule := search.Rule
 	f.Before, f.More = search.Before, search.More

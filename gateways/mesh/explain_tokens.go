@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,28 +37,63 @@ func (m *Mesh) explainVouch(ctx context.Context, e *Explanation, of *call, r *ht
 	}
 	if of.token != "" {
 		m.cfg.Tokens.Present(asks, r.Header, of.token)
-		if len(asks) == 0 {
+		if len(asks) == 0 && len(of.require) == 0 {
 			e.note(fmt.Sprintf("no intention of %s asks who calls %s for a token: the one given is not verified here", e.Region, of.to.Service))
 		}
 	}
 	tokens, refusal, found := m.cfg.Tokens.Explain(ctx, asks, r.Header)
 	of.request, of.wire = asked(r), worded(r)
 	of.request.Tokens = tokens.Tokens
-	e.Tokens = nil
-	for _, f := range found {
-		e.Tokens = append(e.Tokens, wordedFinding(f))
-	}
+	e.found(found)
 	if refusal == nil {
 		return true
 	}
+	e.unauthorized(refusal)
+	return false
+}
+
+// explainRequire has the token of r verified as require does, and reports whether r is let in.
+func (m *Mesh) explainRequire(ctx context.Context, e *Explanation, of *call, r *http.Request) bool {
+	if len(of.require) == 0 {
+		return true
+	}
+	refusal := &jwt.Refusal{Provider: of.require[0], Reason: jwt.ReasonNoKeys}
+	if m.cfg.Tokens != nil {
+		asks, header := jwt.Asks(of.require, true), r.Header.Clone() // a copy: explainVouch puts the token there once more
+		if of.token != "" {
+			m.cfg.Tokens.Present(asks, header, of.token)
+		}
+		tokens, why, found := m.cfg.Tokens.Explain(ctx, asks, header)
+		e.found(found)
+		if len(tokens.Tokens) > 0 {
+			return true
+		}
+		if refusal.Reason = jwt.ReasonMissing; why != nil {
+			refusal = why
+		}
+	}
+	e.unauthorized(refusal)
+	return false
+}
+
+// found notes what is not noted yet.
+func (e *Explanation) found(list []jwt.Finding) {
+	for _, f := range list {
+		if !slices.ContainsFunc(e.Tokens, func(t TokenFinding) bool { return t.Provider == f.Provider }) {
+			e.Tokens = append(slices.Clip(e.Tokens), wordedFinding(f)) // each share of a split goes on from the same list
+		}
+	}
+}
+
+// unauthorized is the verdict on a request whose token is refused.
+func (e *Explanation) unauthorized(refusal *jwt.Refusal) {
 	e.Request.Status = http.StatusUnauthorized
-	e.Verdict, e.At, e.Reason = VerdictDenied, e.Region, refusal.Error()
+	e.Verdict, e.At, e.Reason = VerdictDenied, e.Region, "the gateway refuses the request with status 401 for its token: "+refusal.Reason.Words()
 	for _, f := range e.Tokens {
-		if f.Provider == refusal.Provider {
+		if f.Provider == refusal.Provider && f.Why != "" {
 			e.Reason = "the gateway refuses the request with status 401 for its token: " + f.Why
 		}
 	}
-	return false
 }
 
 // wordedFinding says what f means, with both sides of what does not fit.

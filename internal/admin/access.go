@@ -160,17 +160,16 @@ func loopbackHost(host string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// bounded reads the whole body before it calls next, so that a caller can neither send more than maxBody nor take for ever.
-// The read deadline is lifted afterwards: net/http would take it for the death of a caller who waits for a long answer.
+// bounded reads the whole body before it calls next, so that a caller can neither send more than maxBody nor take for ever. The
+// server's timeouts are lifted afterwards: net/http would take that for reading for the death of a caller who waits for a long
+// answer. After an error they stay, because net/http goes on to read what is left of the body.
 func bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		control := http.NewResponseController(w)
-		err := control.SetReadDeadline(time.Now().Add(bodyTimeout))
-		var body []byte
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 		if err == nil {
-			body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+			control := http.NewResponseController(w)
+			err = errors.Join(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Now().Add(waitTimeout+bodyTimeout)))
 		}
-		err = errors.Join(err, control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Now().Add(waitTimeout+bodyTimeout)))
 		if err != nil {
 			writeRefusal(w, r, connect.CodeResourceExhausted, &federation.Diagnostic{Code: "TW-8006",
 				What: "the gateway did not accept the request",
@@ -191,6 +190,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, code connect.Cod
 }
 
 func writeRefusal(w http.ResponseWriter, r *http.Request, code connect.Code, d *federation.Diagnostic) {
+	w.Header().Set("Connection", "close") // else net/http reads what is left of the body before it answers
 	e := withDetail(connect.NewError(code, errors.New(d.What+": "+d.Why)), d)
 	if err := connect.NewErrorWriter().Write(w, r, e); err != nil {
 		return // the caller is gone: nobody is left to be told

@@ -1,15 +1,17 @@
 package admin
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tradewind-mesh/tradewind/federation"
 )
@@ -72,6 +74,53 @@ func TestOversizeBody(t *testing.T) {
 		func(r *http.Request) { r.Header.Del("Authorization") })
 	if code != 401 {
 		t.Errorf("%d %.200s", code, answer)
+	}
+}
+
+// TestNobodyHoldsAConnection: who sends half of a request is answered and let go, also one who has no token.
+func TestNobodyHoldsAConnection(t *testing.T) {
+	w := start(t, nil)
+	token, err := ReadToken(w.tokenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := w.Server.http(w.Server.onLoopback(w.api))
+	if server.ReadTimeout <= 0 || server.WriteTimeout <= 0 || server.IdleTimeout <= 0 {
+		t.Fatalf("a server without limits: %v, %v, %v", server.ReadTimeout, server.WriteTimeout, server.IdleTimeout)
+	}
+	server.ReadHeaderTimeout, server.ReadTimeout = 200*time.Millisecond, 200*time.Millisecond
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	defer func() { _ = server.Close(); <-done }()
+	const rest = "Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+	for name, c := range map[string]struct{ request, want string }{
+		"half a header":      {"POST /tradewind.v1.Admin/Status HT", ""},
+		"no token":           {"POST /tradewind.v1.Admin/Status HTTP/1.1\r\n" + rest + "\r\n", " 401 "},
+		"foreign host":       {"POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 100\r\n\r\n", " 403 "},
+		"probe with a body":  {"GET /livez HTTP/1.1\r\n" + rest + "\r\n", " 200 "},
+		"token, half a body": {"POST /tradewind.v1.Admin/Status HTTP/1.1\r\n" + rest + "Authorization: Bearer " + token + "\r\n\r\n{", "TW-8006"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := conn.Write([]byte(c.request)); err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			answer, err := io.ReadAll(conn) // ends when the server closes the connection
+			if errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(string(answer), c.want) {
+				t.Errorf("%v, answer %q", err, answer[:min(len(answer), 200)])
+			}
+		})
 	}
 }
 
@@ -212,64 +261,6 @@ func TestPortInUse(t *testing.T) {
 	}
 	if _, err := os.Lstat(filepath.Join(w.dir, "b.sock")); err == nil {
 		t.Error("the socket stayed bound")
-	}
-}
-
-// TestLoopbackMoves holds that a call on the address that is given up is answered, that the next one goes to the new address with
-// the same token, and that an address can be given up and taken again.
-func TestLoopbackMoves(t *testing.T) {
-	w := start(t, nil)
-	token, err := ReadToken(w.tokenFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	called, moved := make(chan struct{}), make(chan struct{})
-	w.g.status = func(context.Context) (*Status, error) {
-		close(called)
-		<-moved
-		return &Status{Region: "here"}, nil
-	}
-	before, old, answered := w.Addr().String(), w.onTCP(t, token), make(chan error, 1)
-	go func() {
-		_, err := old.Status(t.Context(), &StatusRequest{})
-		answered <- err
-	}()
-	<-called
-	if _, err := w.BindLoopback(t.Context(), "192.0.2.1:80"); federation.CodeOf(err) != "TW-8009" {
-		t.Errorf("an address of another host: %v", err)
-	}
-	if _, err := w.BindLoopback(t.Context(), before); federation.CodeOf(err) != "TW-8010" {
-		t.Errorf("an address in use: %v", err)
-	}
-	l, err := w.BindLoopback(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.SetLoopback(l)
-	close(moved)
-	if err := <-answered; err != nil {
-		t.Errorf("a call that ran: %v", err)
-	}
-	w.g.status = func(context.Context) (*Status, error) { return &Status{Region: "here"}, nil }
-	if w.Addr().String() != l.Addr().String() {
-		t.Errorf("Addr is %v", w.Addr())
-	}
-	if _, err := w.onTCP(t, token).Status(t.Context(), &StatusRequest{}); err != nil {
-		t.Errorf("at the new address: %v", err)
-	}
-	if _, err := w.client(t, Target{Address: before, Token: token}).Status(t.Context(), &StatusRequest{}); !errors.Is(err, ErrUnreachable) {
-		t.Errorf("at the old address: %v", err)
-	}
-	w.SetLoopback(nil)
-	if w.Addr() != nil {
-		t.Errorf("without an address, Addr is %v", w.Addr())
-	}
-	if l, err = w.BindLoopback(t.Context(), before); err != nil {
-		t.Fatal(err)
-	}
-	w.SetLoopback(l)
-	if _, err := w.onTCP(t, token).Status(t.Context(), &StatusRequest{}); err != nil {
-		t.Errorf("at the first address again: %v", err)
 	}
 }
 

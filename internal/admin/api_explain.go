@@ -157,7 +157,6 @@ type ExplainedClaim struct {
 // Candidate is a region that could serve the connection, or one that could not.
 type Candidate struct {
 	Region     federation.Region     `json:"region"`
-	Endpoint   string                `json:"endpoint,omitempty"`
 	Kept       bool                  `json:"kept"`             // still in the running
 	Chosen     bool                  `json:"chosen,omitempty"` // would be tried first
 	Reason     string                `json:"reason,omitempty"` // why not kept
@@ -168,4 +167,16 @@ type Candidate struct {
 	RTTSeconds Seconds               `json:"rtt_seconds,omitempty"`
 	Drained    bool                  `json:"drained,omitempty"` // a last resort
 	Share      float64               `json:"share,omitempty"`   // it comes back from a drain, with so much of its share now: 0 to 1
+	Endpoints  []ExplainedEndpoint   `json:"endpoints,omitempty"`
+}
+
+// ExplainedEndpoint is an instance of the region that explains, as its balancer sees it: of those that are kept, load and latency decide.
+type ExplainedEndpoint struct {
+	Instance       federation.InstanceID `json:"instance"`
+	Address        string                `json:"address"`
+	Kept           bool                  `json:"kept"`
+	Reason         string                `json:"reason"` // why it is kept or not
+	EjectedSeconds Seconds               `json:"ejected_seconds,omitempty"`
+	InFlight       int64                 `json:"in_flight"`
+	LatencySeconds Seconds               `json:"latency_seconds,omitempty"` // moving average; of connecting, or to the head of a response
 }

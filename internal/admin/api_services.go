@@ -73,10 +73,14 @@ type Slot struct {
 
 // InstanceStatus is a local instance and its health.
 type InstanceStatus struct {
-	federation.Instance                       // its health is the one after checks
-	Source              federation.SourceName `json:"source"`
-	Reason              string                `json:"reason,omitempty"` // why it is not passing
-	Since               Time                  `json:"since,omitzero"`   // of the present health
+	federation.Instance                              // its health is the one after checks
+	Source              federation.SourceName        `json:"source"`                 // the one that is believed
+	Also                List[federation.SourceName]  `json:"also,omitempty"`         // others that report it
+	Conflict            bool                         `json:"conflict,omitempty"`     // one of them says something else
+	Reason              string                       `json:"reason,omitempty"`       // why it is not passing
+	Since               Time                         `json:"since,omitzero"`         // of the present health
+	Waiting             bool                         `json:"waiting,omitempty"`      // it gets no traffic: its service has too many instances
+	CheckStatus         List[federation.CheckStatus] `json:"check_status,omitempty"` // where each of its checks stands
 }
 
 // ListInstancesRequest asks for local instances; of one service when it is set.
@@ -93,12 +97,15 @@ type ListInstancesResponse struct {
 type RegisterInstanceRequest struct {
 	Instance federation.Instance `json:"instance"`
 	Token    string              `json:"token,omitempty"` // whoever registers with a token must show it to change the registration later
+	// DeregisterAfter is how long after its ttl check failed the registration is removed, at least 1m; 0: never.
+	DeregisterAfter federation.Duration `json:"deregister_after,omitempty"`
 }
 
 // RegisterInstanceResponse says what is registered now.
 type RegisterInstanceResponse struct {
-	Instance federation.Instance `json:"instance"`
-	Replaced bool                `json:"replaced"`
+	Instance federation.Instance         `json:"instance"`
+	Replaced bool                        `json:"replaced"`       // another registration, not what another source reports
+	Also     List[federation.SourceName] `json:"also,omitempty"` // sources that report an instance of this ID too
 }
 
 // InstanceRequest names an instance that was registered through the API.
@@ -107,12 +114,15 @@ type InstanceRequest struct {
 	ID      federation.InstanceID  `json:"id"`
 	Token   string                 `json:"token,omitempty"` // as given at registration
 	Force   bool                   `json:"force,omitempty"` // an administrator's word instead of the token
+
+	Health federation.Health `json:"health,omitempty"` // heartbeat only: passing, which is the default, failing or draining
+	Output string            `json:"output,omitempty"` // heartbeat only: what is shown beside the health, at most 256 octets of it
 }
 
 // DeregisterInstanceResponse is empty: the instance is gone.
 type DeregisterInstanceResponse struct{}
 
-// HeartbeatInstanceResponse says how long the heartbeat lasts.
+// HeartbeatInstanceResponse says how long the heartbeat lasts; for ever when the instance has no ttl check.
 type HeartbeatInstanceResponse struct {
 	Expires Time `json:"expires,omitzero"`
 }
@@ -130,6 +140,9 @@ type SourceStatus struct {
 	Name         federation.SourceName `json:"name"`
 	Instances    int                   `json:"instances"`
 	LastComplete Time                  `json:"last_complete,omitzero"`
-	AgeSeconds   Seconds               `json:"age_seconds"` // of the set in use; 0 for a source that pushes
+	AgeSeconds   Seconds               `json:"age_seconds"` // of the set in use; 0 for "api" and "resources", which never miss a change
 	Error        string                `json:"error,omitempty"`
+	Code         federation.Code       `json:"code,omitempty"`      // of Error
+	Skipped      int                   `json:"skipped,omitempty"`   // records of the set that are not valid
+	Conflicts    int                   `json:"conflicts,omitempty"` // instances for which another source is believed
 }

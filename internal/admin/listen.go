@@ -24,7 +24,11 @@ func listenSocket(ctx context.Context, path string, group int) (net.Listener, er
 		return nil, fail(err.Error(), "create the directory, or set admin.socket to a path that the gateway may write", err)
 	}
 	if err := removeStale(ctx, path); err != nil {
-		return nil, fail(err.Error(), "stop the other process, or give this gateway its own data_dir", err)
+		fix := "stop the other process, or give this gateway its own data_dir"
+		if errors.Is(err, errNoSocket) {
+			fix = "move it away, or set admin.socket to another path"
+		}
+		return nil, fail(err.Error(), fix, err)
 	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "unix", path)
@@ -58,6 +62,8 @@ func letThrough(dir string, group int) error {
 	return errors.Join(os.Chown(dir, -1, group), os.Chmod(dir, info.Mode().Perm()&^0o060|0o010))
 }
 
+var errNoSocket = errors.New("a file that is no socket is in the way")
+
 // removeStale removes the socket that a dead process left at path. Anything that answers, or is no socket, stays.
 func removeStale(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
@@ -68,7 +74,7 @@ func removeStale(ctx context.Context, path string) error {
 		return err
 	}
 	if info.Mode()&fs.ModeSocket == 0 {
-		return errors.New("a file that is no socket is in the way")
+		return errNoSocket
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second) // a live process accepts at once: the kernel does it
 	defer cancel()

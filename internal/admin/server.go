@@ -43,7 +43,7 @@ type Config struct {
 const (
 	maxBody       = 4 << 20          // a change of all resources of a large region is below 1 MiB
 	headerTimeout = 5 * time.Second  // local callers send headers at once
-	bodyTimeout   = 10 * time.Second // 4 MiB over a local socket take milliseconds
+	bodyTimeout   = 10 * time.Second // 4 MiB over a local socket take milliseconds, either way
 	callTimeout   = time.Minute      // of a call that does not wait for a peer to act
 	waitTimeout   = 15 * time.Minute // of one that does: the life of a peering token
 	idleTimeout   = 2 * time.Minute  // of a kept-alive connection
@@ -174,11 +174,13 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	s.mu.Lock()
 	if s.unix != nil {
-		s.serve(ctx, group, s.unix, &http.Server{Handler: s.onSocket(s.api), ConnContext: withPeer})
+		server := s.http(s.onSocket(s.api))
+		server.ConnContext = withPeer
+		s.serve(ctx, group, s.unix, server)
 	}
 	s.serveTCP = func(l net.Listener) (stop func()) {
 		inner, stop := context.WithCancel(ctx)
-		s.serve(inner, group, l, &http.Server{Handler: s.onLoopback(s.api)})
+		s.serve(inner, group, l, s.http(s.onLoopback(s.api)))
 		return stop
 	}
 	if s.tcp != nil {
@@ -200,8 +202,6 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) serve(ctx context.Context, group *errgroup.Group, l net.Listener, server *http.Server) {
 	calls, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	server.BaseContext = func(net.Listener) context.Context { return calls }
-	server.ReadHeaderTimeout, server.IdleTimeout, server.MaxHeaderBytes = headerTimeout, idleTimeout, 64<<10
-	server.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
 	group.Go(func() error {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return &federation.Diagnostic{Code: "TW-8010", What: "the admin API stopped listening on " + l.Addr().String(),
@@ -221,4 +221,15 @@ func (s *Server) serve(ctx context.Context, group *errgroup.Group, l net.Listene
 		}
 		return nil
 	})
+}
+
+// http returns the HTTP server around h. Nobody holds a connection longer than its limits say, whoever it is: behind a
+// request that was answered unread, net/http waits for the rest of its body. bounded lifts the two timeouts for calls that are let in.
+func (s *Server) http(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout + bodyTimeout,
+		WriteTimeout: headerTimeout + 2*bodyTimeout, // it begins with the request: an answer to one that came slowly has time as well
+		IdleTimeout:  idleTimeout, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
 }

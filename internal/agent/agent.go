@@ -71,6 +71,7 @@ type Agent struct {
 	viewed   chan struct{} // closed with the first view
 	viewOnce sync.Once
 
+	oneReload    sync.Mutex // held by a reload from its beginning to its end
 	reloading    sync.Mutex // guards what follows
 	cfg          atomic.Pointer[config.Gateway]
 	generation   uint64
@@ -146,7 +147,7 @@ func (a *Agent) buildControl(ctx context.Context) (err error) {
 	a.health = health.New(health.Config{Log: a.room("health")})
 	a.reg = registry.New(registry.Config{Region: cfg.Region, Checker: a.health, Log: a.room("registry")})
 	a.api = registry.NewAPI(registry.APIConfig{Registry: a.reg, Store: registrations{a.store}, Beater: a.health, Log: a.room("registry")})
-	if err := a.reg.Add("api", a.api); err != nil {
+	if err := a.reg.Add(sourceAPI, a.api); err != nil {
 		return err
 	}
 	a.plane, err = controlplane.New(ctx, controlplane.Config{
@@ -281,7 +282,12 @@ func (a *Agent) onView(view *federation.View) {
 
 // Run serves until ctx ends, drains, and returns after everything has stopped. It returns nil when ctx ended it.
 func (a *Agent) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, a.close()) }()
+	a.log.Info("starting", "version", a.opts.Version, "config", a.opts.Path, "data_dir", a.opts.Config.DataDir)
+	defer func() {
+		if err = errors.Join(err, a.close()); err == nil {
+			a.log.Info("stopped")
+		}
+	}()
 	if err := a.admin.Listen(ctx); err != nil {
 		return err
 	}

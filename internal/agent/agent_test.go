@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"go.uber.org/goleak"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -382,6 +383,10 @@ func TestMetricsNameEveryPeering(t *testing.T) {
 	families, err := aws.metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(families).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("names against the conventions of Prometheus: %v, %v", problems, err)
 	}
 	for _, f := range families {
 		if f.GetName() == "tradewind_peer_up" && len(f.GetMetric()) == 1 && f.GetMetric()[0].GetGauge().GetValue() == 0 {

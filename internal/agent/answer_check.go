@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -77,7 +78,7 @@ func (a *Agent) checkProcess() []admin.CheckResult {
 	if err := a.storeWorks(context.Background()); err != nil {
 		d = &federation.Diagnostic{Code: "TW-8911", What: "the region's store cannot be read", Why: err.Error(), Fix: "look at the disk of " + a.opts.Config.DataDir}
 	}
-	results = append(results, judged("store", admin.CheckFail, d))
+	results = append(results, judged("store", admin.CheckFail, cmp.Or(d, a.store.Failed())))
 	results = append(results, judged("disk space", admin.CheckWarn, a.diskSpace()))
 	status := admin.CheckFail
 	if d := a.reloadProblem.Load(); d != nil && d.Code == "TW-1008" {
@@ -85,6 +86,12 @@ func (a *Agent) checkProcess() []admin.CheckResult {
 	}
 	results = append(results, judged("configuration", status, a.reloadProblem.Load()))
 	results = append(results, judged("resources directory", admin.CheckFail, a.dirProblem.Load()))
+	if left := a.unwatched(""); len(left) > 0 && a.cfg.Load().ResourcesDir == "" {
+		results = append(results, admin.Failed("resources directory", admin.CheckWarn, &federation.Diagnostic{Code: "TW-1009",
+			What: fmt.Sprintf("%s %s is in force and belongs to %q, which is no longer watched (%d such in all)", left[0].Kind, left[0].Name, left[0].Owner, len(left)),
+			Why:  "resources_dir was removed from gateway.hcl, and absence deletes nothing",
+			Fix:  fmt.Sprintf("set resources_dir again, or: tradewind delete %s %s --force", left[0].Kind, left[0].Name)}))
+	}
 	for _, l := range a.mesh.Listeners() {
 		results = append(results, judged("upstream "+l.Upstream.Name, admin.CheckFail, l.Problem))
 	}
@@ -180,21 +187,32 @@ func kernelNumber(path string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(content)))
 }
 
+// mostProblems is the most problems between sources that are told one by one: a whole source that is listed twice is one mistake.
+const mostProblems = 10
+
 func (a *Agent) checkSources() []admin.CheckResult {
 	var results []admin.CheckResult
 	for _, s := range a.reg.Sources() {
 		var d *federation.Diagnostic
-		if s.Err != "" {
-			code := s.Code
-			if code == "" {
-				code = "TW-8916"
+		if p := s.Problem; p != nil {
+			last := "its last set, of " + age(s.LastComplete) + ", is in use"
+			if s.LastComplete.IsZero() {
+				last = "it has given no set yet"
 			}
-			d = &federation.Diagnostic{Code: code, What: "source " + string(s.Name) + " cannot be read; its last set, of " +
-				age(s.LastComplete) + ", is in use", Why: s.Err, Fix: "tradewind source list"}
+			d = &federation.Diagnostic{Code: p.Code, What: "source " + string(s.Name) + " cannot be read; " + last, Why: p.What + ": " + p.Why, Fix: p.Fix}
 		}
 		results = append(results, judged("source "+string(s.Name), admin.CheckFail, d))
 		for _, p := range s.Problems {
 			results = append(results, admin.Failed("source "+string(s.Name), admin.CheckWarn, p))
+		}
+	}
+	for i, d := range a.reg.Problems() {
+		if i == mostProblems {
+			d = &federation.Diagnostic{Code: d.Code, What: "more instances are not used as they are reported", Fix: "tradewind instance list -o wide"}
+		}
+		results = append(results, admin.Failed("registry", admin.CheckWarn, d))
+		if i == mostProblems {
+			break
 		}
 	}
 	return results
@@ -210,6 +228,9 @@ func age(t time.Time) string {
 func (a *Agent) checkServices() []admin.CheckResult {
 	view := a.plane.View()
 	var results []admin.CheckResult
+	if d := a.health.Problem(); d != nil {
+		results = append(results, admin.Failed("health checks", admin.CheckWarn, d))
+	}
 	for _, name := range view.Local.Names() {
 		healthy, total := view.Local.Service(name).Lane.Sum()
 		var d *federation.Diagnostic

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -36,15 +37,16 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 	if err != nil {
 		return nil, notUnderstood("destination", r.Destination, "write \"checkout\", \"shop/checkout\" or \"checkout@region\"", err)
 	}
+	require, notes := a.door(source, destination, r.Request)
 	e, err := a.mesh.Explain(ctx, mesh.ExplainRequest{Source: source, Destination: destination, Assurance: r.Assurance,
-		Request: asked(r.Request, destination), Token: r.Token})
+		Request: asked(r.Request, destination), Token: r.Token, Require: require})
 	if err != nil {
 		return nil, notUnderstood("caller", r.Source, "see who is known: tradewind peer list", err)
 	}
 	out := &admin.Explanation{Verdict: admin.Verdict(e.Verdict), Region: e.Region, At: e.At, View: e.Snapshot, Reason: e.Reason,
 		Caller:      admin.ExplainedCaller{ID: e.Caller.ID, Region: e.Caller.Service.Region, Assurance: e.Caller.Assurance},
 		Destination: e.Destination.String(), Exported: e.Exported, Decision: a.decision(e.Region, e.Decision), RemoteError: e.RemoteError,
-		Conditional: e.Conditional, Request: forecast(e.Request), Notes: e.Notes}
+		Conditional: e.Conditional, Request: forecast(e.Request), Notes: slices.Concat(notes, e.Notes)}
 	for _, l := range e.Limits {
 		out.Limits = append(out.Limits, admin.Limit{Kind: string(l.Kind), Region: l.Region, Text: l.Text, Used: l.Used, Limit: l.Limit,
 			Waiting: l.Waiting, AgeSeconds: admin.SecondsOf(l.Age.D()), Refuses: l.Refuses, Status: l.Status,
@@ -157,6 +159,19 @@ func candidate(c mesh.Candidate) admin.Candidate {
 	if c.Path != nil {
 		out.RTTSeconds, out.Lane = admin.SecondsOf(c.Path.RTT.D()), c.Path.Lane
 	}
+	for _, e := range c.Endpoints {
+		x := admin.ExplainedEndpoint{Instance: e.Instance, Address: e.Address, EjectedSeconds: admin.SecondsOf(e.Ejected.D()), InFlight: e.InFlight,
+			LatencySeconds: admin.SecondsOf(e.Latency.D())}
+		switch {
+		case !e.Healthy:
+			x.Reason = "unhealthy"
+		case e.Ejected > 0:
+			x.Reason = "left out after failures"
+		default:
+			x.Kept, x.Reason = true, "healthy"
+		}
+		out.Endpoints = append(out.Endpoints, x)
+	}
 	return out
 }
 
@@ -166,6 +181,9 @@ func (a *Agent) howToAllow(e mesh.Explanation, source, destination federation.Se
 		if !t.Verified {
 			return "ask with a token that provider " + t.Provider + " takes: tradewind get jwt " + t.Provider
 		}
+	}
+	if e.Request != nil && e.Request.Status == http.StatusUnauthorized && e.At == e.Region {
+		return "ask with the token of a user: the same command with --token FILE"
 	}
 	if e.Remote != nil && e.Remote.Token != "" {
 		return "ask with a token that region " + string(e.At) + " takes; there: tradewind get jwt"

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,9 @@ resolver "shop" {
 	if m := e.Decision.Matched; len(m) != 1 || len(m[0].Claims) != 1 || !m[0].Claims[0].Passed || m[0].Claims[0].Has != `["admin"]` {
 		t.Errorf("%+v", m)
 	}
+	if c := e.Candidates[0]; len(c.Endpoints) != 1 || c.Endpoints[0].Instance != "one" || !c.Endpoints[0].Kept || c.Endpoints[0].Reason != "healthy" {
+		t.Errorf("endpoints %+v", c.Endpoints)
+	}
 	limits := map[string]admin.Limit{}
 	for _, l := range e.Limits {
 		limits[l.Kind] = l
@@ -117,4 +121,63 @@ resolver "shop" {
 		!strings.Contains(e.Fix, "did you mean shop?") {
 		t.Errorf("%+v, %v", e, err)
 	}
+	explainAtTheDoor(g, map[string]bool{"": false, token(-time.Hour, "admin"): false, token(time.Hour, "user"): true})
+}
+
+// explainAtTheDoor: an ingress asks for a token before anybody judges, and the answer is that of the listener.
+func explainAtTheDoor(g *gateway, tokens map[string]bool) {
+	g.t.Helper()
+	address := freeAddress(g.t)
+	g.apply(fmt.Sprintf(`
+service "plain" {
+  protocol = "http"
+  instance "one" { address = %q }
+}
+intention "plain" {
+  source      = "front"
+  destination = "plain"
+  action      = "allow"
+}
+ingress "public" {
+  listen   = %q
+  identity = "front"
+  host "shop.example.com" {
+    service       = "plain"
+    require_token = ["idp"]
+  }
+  host "open.example.com" { service = "plain" }
+}`, serve(g.t, "plain"), address))
+	for token, good := range tokens {
+		for host, asks := range map[string]bool{"shop.example.com": true, "open.example.com": false, "": false} {
+			e, err := g.Explain(g.t.Context(), &admin.ExplainRequest{Source: "front", Destination: "plain", Token: token,
+				Request: &admin.HTTPRequest{Method: "GET", Target: "/", Host: host}})
+			if err != nil {
+				g.t.Fatal(err)
+			}
+			allowed := good || !asks
+			if (e.Verdict == admin.VerdictAllowed) != allowed ||
+				!allowed && (e.Verdict != admin.VerdictDenied || e.Request.Status != http.StatusUnauthorized || e.Fix == "") {
+				g.t.Errorf("%s, token good %t: %s, %s, %q", host, good, e.Verdict, e.Reason, e.Fix)
+			}
+			if told := strings.Contains(strings.Join(e.Notes, ";"), `"public"`); told != (host != "open.example.com") {
+				g.t.Errorf("%s: notes %q", host, e.Notes)
+			}
+			if host == "" {
+				continue
+			}
+			r, _ := http.NewRequest(http.MethodGet, "http://"+address+"/", nil)
+			if r.Host = host; token != "" {
+				r.Header.Set("Authorization", "Bearer "+token)
+			}
+			res, err := http.DefaultTransport.RoundTrip(r)
+			if err != nil {
+				g.t.Fatal(err)
+			}
+			_ = res.Body.Close()
+			if (res.StatusCode == http.StatusOK) != allowed {
+				g.t.Errorf("%s, token good %t: explained as %s, answered with %d", host, good, e.Verdict, res.StatusCode)
+			}
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
 }

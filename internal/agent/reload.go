@@ -23,6 +23,8 @@ import (
 // Reload implements admin.Process: it reads the configuration again, whole, and puts what can change while running in force. On
 // any error the running configuration stays.
 func (a *Agent) Reload(ctx context.Context, _ *admin.ReloadRequest) (*admin.ReloadResponse, error) {
+	a.oneReload.Lock() // from reading on: who read an older file must not put it in force over a newer one
+	defer a.oneReload.Unlock()
 	next, err := config.Load(a.opts.Path)
 	if err == nil {
 		if _, err = a.openProviders(next.Providers); err == nil { // what cannot be set up must not replace what runs
@@ -45,9 +47,9 @@ func (a *Agent) Reload(ctx context.Context, _ *admin.ReloadRequest) (*admin.Relo
 	adopt()
 	restart := config.RestartOnly(current, next)
 	changed := config.Reloadable(current, next)
+	a.level.Set(next.LogLevel) // also over one that "log-level" set
 	if len(changed) > 0 {
 		merged := config.Merge(current, next) // what needs a restart keeps its running value
-		a.level.Set(merged.LogLevel)
 		a.cfg.Store(merged)
 		a.tokens.Allow(merged.KeyHosts)
 		a.peers.SetMaxStale(merged.MaxStale)
@@ -156,6 +158,7 @@ func (a *Agent) watch(ctx context.Context) error {
 	defer wg.Wait()
 	sources := map[string]*fileSource{}
 	dir, stopDir := "", func() {}
+	var watcher sync.WaitGroup
 	for {
 		cfg := a.cfg.Load()
 		if err := a.adoptSources(sources, cfg.Sources); err != nil {
@@ -167,16 +170,19 @@ func (a *Agent) watch(ctx context.Context) error {
 		a.joins.adopt(ctx, a, &wg, cfg.Peers)
 		if cfg.ResourcesDir != dir {
 			stopDir()
+			watcher.Wait()
+			a.dirProblem.Store(nil) // it was of the old one
 			dir = cfg.ResourcesDir
 			var inner context.Context
 			inner, stopDir = context.WithCancel(ctx)
 			if dir != "" {
-				wg.Go(func() { a.watchDir(inner, cfg.ResourcesDir) })
+				watcher.Go(func() { a.watchDir(inner, cfg.ResourcesDir) })
 			}
 		}
 		select {
 		case <-ctx.Done():
 			stopDir()
+			watcher.Wait()
 			return nil
 		case <-a.reconfigured:
 		}
@@ -255,11 +261,20 @@ func (s *fileSource) Problem() error {
 	return nil
 }
 
+// dirOwner and a directory's path own what the watched directory declares.
+const dirOwner = "dir:"
+
 // watchDir applies the resources in dir whenever they change. The directory owns what it declares: what is no longer in it is
-// deleted, and nobody else may write it.
+// deleted, and nobody else may write it. It takes the place of the directory that was watched before.
 func (a *Agent) watchDir(ctx context.Context, dir string) {
-	owner := "dir:" + dir
+	owner := dirOwner + dir
 	apply := func(resources []federation.Resource) error {
+		if left := a.unwatched(dir); len(left) > 0 {
+			if _, err := a.plane.Apply(ctx, controlplane.Change{Owner: owner, Put: left, Force: true}); err != nil {
+				return err
+			}
+			a.log.Info("resources taken over from the directory watched before", "dir", dir, "resources", len(left))
+		}
 		plan, err := a.plane.Apply(ctx, controlplane.Change{Owner: owner, Put: resources, Prune: true})
 		if err == nil && plan.Changes() {
 			a.log.Info("resources applied", "dir", dir, "created", plan.Count(controlplane.ActionCreate),
@@ -279,6 +294,17 @@ func (a *Agent) watchDir(ctx context.Context, dir string) {
 	if err := config.WatchResources(ctx, dir, apply, failed); err != nil {
 		a.log.Error("watch the resources directory", "dir", dir, "error", err)
 	}
+}
+
+// unwatched returns the resources of watched directories other than dir.
+func (a *Agent) unwatched(dir string) []federation.Resource {
+	left := slices.DeleteFunc(a.plane.List(), func(r federation.Resource) bool {
+		return !strings.HasPrefix(r.Owner, dirOwner) || r.Owner == dirOwner+dir
+	})
+	for i := range left {
+		left[i].Version = 0 // taking over shall not fail because of another writer
+	}
+	return left
 }
 
 // owns reports whether owner wrote any of the region's resources.

@@ -3,6 +3,7 @@ package config
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -12,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"pgregory.net/rapid"
 
 	"github.com/tradewind-mesh/tradewind/federation"
@@ -62,6 +64,38 @@ service "checkout" {}
 	}
 }
 
+// TestErrorsAreAllThereInOrderAndTrue: no error hides behind another one, and none is made up because another one was met.
+func TestErrorsAreAllThereInOrderAndTrue(t *testing.T) {
+	many := "region = \"a\"\n"
+	for i := range 25 {
+		many += fmt.Sprintf("wrong%d = 1\n", i)
+	}
+	many += "max_stale = \"x\"\n"
+	_, err := Load(write(t, t.TempDir(), "gateway.hcl", many))
+	last := 0
+	for line := 2; line <= 27; line++ {
+		at := strings.Index(err.Error(), fmt.Sprintf("line %d:", line))
+		if at < last {
+			t.Fatalf("line %d is missing or out of order:\n%v", line, err)
+		}
+		last = at
+	}
+	for name, content := range map[string]string{
+		"syntax":      "region = \"a\"\nfoo =\n",
+		"wrong type":  "region = [\"a\"]\n",
+		"null":        "region = null\n",
+		"variable":    "region = var.x\n",
+		"two regions": "region = \"a\"\nregion = \"b\"\n",
+	} {
+		if _, err := Load(write(t, t.TempDir(), "gateway.hcl", content)); err == nil || strings.Contains(err.Error(), "Region is empty") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := Load(write(t, t.TempDir(), "gateway.hcl", "\x7fELF\x00\x01")); err == nil || !strings.Contains(err.Error(), "1 error") {
+		t.Errorf("a file that is no text: %v", err)
+	}
+}
+
 func TestWrongValuesNameTheirLine(t *testing.T) {
 	for _, c := range []struct{ content, want string }{
 		{`region = "AWS"`, "lower case"},
@@ -70,6 +104,7 @@ func TestWrongValuesNameTheirLine(t *testing.T) {
 		{"region = \"a\"\nadmin {\n  listen = \"0.0.0.0:1\"\n}", "loopback"},
 		{"region = \"a\"\nsource \"ftp\" \"x\" {\n  path = \"/x\"\n}", "source type"},
 		{"region = \"a\"\nsource \"file\" \"x\" {\n  path = \"x\"\n}", "not absolute"},
+		{"region = \"a\"\nsource \"file\" \"\" {\n  path = \"/x\"\n}", "source name"},
 		{"region = \"a\"\nlog {\n  format = \"xml\"\n}", "xml"},
 		{"region = \"a\"\ntrust_domain = \"A/b\"", "trust"},
 		{"region = \"a\"\nmesh {\n  advertise = [\"host\"]\n}", "port"},
@@ -97,6 +132,45 @@ func TestDirectoryMergesFilesAndRefusesContradictions(t *testing.T) {
 	}
 }
 
+// TestNoSettingIsForgottenByAReload: each is either applied or said to wait for a restart, and what is applied reaches the running
+// configuration.
+func TestNoSettingIsForgottenByAReload(t *testing.T) {
+	running, err := Load(write(t, t.TempDir(), "gateway.hcl", `region = "a"`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range reflect.TypeFor[Gateway]().NumField() {
+		name := reflect.TypeFor[Gateway]().Field(i).Name
+		if name == "Files" {
+			continue
+		}
+		next := *running
+		switch v := reflect.ValueOf(&next).Elem().Field(i); v.Kind() {
+		case reflect.String:
+			v.SetString("other")
+		case reflect.Int, reflect.Int64:
+			v.SetInt(v.Int() + 1)
+		case reflect.Slice:
+			v.Set(reflect.MakeSlice(v.Type(), 3, 3))
+		case reflect.Struct:
+			switch v.Addr().Interface().(type) {
+			case *spiffeid.TrustDomain:
+				v.Set(reflect.ValueOf(spiffeid.RequireTrustDomainFromString("other.example")))
+			case *Location:
+				next.Location.Zone = "z"
+			}
+		}
+		restart, reload := RestartOnly(running, &next), Reloadable(running, &next)
+		if len(restart)+len(reload) != 1 {
+			t.Errorf("%s: restart %v, reload %v", name, restart, reload)
+		}
+		merged := Merge(running, &next)
+		if applied := reflect.DeepEqual(reflect.ValueOf(*merged).Field(i).Interface(), reflect.ValueOf(next).Field(i).Interface()); applied != (len(reload) == 1) {
+			t.Errorf("%s: reloadable %v, but applied is %v", name, reload, applied)
+		}
+	}
+}
+
 func TestInitialIsAWorkingConfiguration(t *testing.T) {
 	path := write(t, t.TempDir(), "gateway.hcl", string(Initial("aws-us-east-1", "/srv/tw")))
 	g, err := Load(path)
@@ -114,6 +188,12 @@ func TestInitialIsAWorkingConfiguration(t *testing.T) {
 	}
 	if _, err := Load(write(t, t.TempDir(), "gateway.hcl", strings.Join(shown, "\n"))); err != nil {
 		t.Fatalf("%v\n%s", err, strings.Join(shown, "\n"))
+	}
+	for field := range reflect.TypeFor[file]().Fields() { // nobody has to look elsewhere for what there is
+		name, _, _ := strings.Cut(field.Tag.Get("hcl"), ",")
+		if !slices.ContainsFunc(shown, func(line string) bool { return strings.HasPrefix(line, name+" ") }) {
+			t.Errorf("it does not mention %q", name)
+		}
 	}
 }
 
@@ -294,7 +374,7 @@ func TestFileThatIsNoText(t *testing.T) {
 		}
 	}
 	write(t, dir, "many.hcl", strings.Repeat("' \x1b[2J &\n", 2000))
-	if _, err := ParseResources(filepath.Join(dir, "many.hcl")); err == nil || len(err.Error()) > 8000 || strings.Contains(err.Error(), "\x1b") {
+	if _, err := ParseResources(filepath.Join(dir, "many.hcl")); err == nil || len(err.Error()) > 16000 || strings.Contains(err.Error(), "\x1b") {
 		t.Errorf("2,000 wrong lines give %d octets of explanation", len(err.Error()))
 	}
 }

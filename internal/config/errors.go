@@ -2,8 +2,10 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -18,6 +20,7 @@ func invalid(code federation.Code, what, fix string, files map[string]*hcl.File,
 	if !diags.HasErrors() {
 		return nil
 	}
+	slices.SortStableFunc(diags, byPlace) // gohcl goes through a map
 	var text strings.Builder
 	count := 0
 	for _, d := range diags {
@@ -41,8 +44,20 @@ func invalid(code federation.Code, what, fix string, files map[string]*hcl.File,
 	}
 }
 
-// maxShown bounds how many errors are shown: after the first few, most follow from one another.
-const maxShown = 10
+// maxShown bounds how many errors are shown, so that a file of another kind does not fill a log.
+const maxShown = 50
+
+// byPlace orders diagnostics as a reader meets their places; those without one come first.
+func byPlace(a, b *hcl.Diagnostic) int {
+	var x, y hcl.Range
+	if a.Subject != nil {
+		x = *a.Subject
+	}
+	if b.Subject != nil {
+		y = *b.Subject
+	}
+	return cmp.Or(cmp.Compare(x.Filename, y.Filename), cmp.Compare(x.Start.Byte, y.Start.Byte))
+}
 
 // printable replaces what would move a terminal's cursor or change its colours: a snippet shows what stands in the file.
 func printable(s string) string {

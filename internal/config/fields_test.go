@@ -30,6 +30,10 @@ service "checks" {
     tls             = true
     tls_server_name = "shop.internal.example.com"
     tls_ca_file     = "/etc/ssl/shop.pem"
+    method          = "POST"
+    headers         = { "Authorization" = "Bearer probe", "X-Probe" = "mesh" }
+    body            = "ping"
+    status          = [200, 401]
   }
   check "grpc" {
     grpc_service    = "shop.Cart"

@@ -110,6 +110,16 @@ func (w writer) service(s *federation.Service) {
 		b := writer{w.body.AppendNewBlock("check", []string{string(c.Kind)}).Body()}
 		b.text("path", c.Path)
 		b.text("host", c.Host)
+		b.text("method", c.Method)
+		b.texts("headers", c.Headers)
+		b.text("body", c.Body)
+		if len(c.Status) > 0 {
+			status := make([]cty.Value, len(c.Status))
+			for i, code := range c.Status {
+				status[i] = cty.NumberIntVal(int64(code))
+			}
+			b.body.SetAttributeValue("status", cty.ListVal(status))
+		}
 		b.text("grpc_service", c.GRPCService)
 		b.number("port", int64(c.Port))
 		b.flag("tls", c.TLS)

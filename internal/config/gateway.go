@@ -161,25 +161,29 @@ func Load(path string) (*Gateway, error) {
 	var files []*hcl.File
 	var diags hcl.Diagnostics
 	for _, name := range names {
-		f, more := parser.ParseHCLFile(name)
-		diags = append(diags, more...)
-		if f != nil {
-			files = append(files, f)
+		content, err := os.ReadFile(name)
+		if err != nil {
+			return nil, &federation.Diagnostic{Code: "TW-1002", What: "cannot read the configuration " + name, Why: err.Error(),
+				Fix: "let the gateway's user read it", Err: err}
 		}
+		if bad := notText(name, content); bad != nil {
+			diags = append(diags, bad)
+			continue
+		}
+		f, more := parser.ParseHCL(content, name)
+		diags = append(diags, more...)
+		files = append(files, f)
 	}
-	var raw file
-	if !diags.HasErrors() {
+	g := &Gateway{}
+	if !diags.HasErrors() { // what a file means is known only once all of it was understood
+		var raw file
 		diags = append(diags, gohcl.DecodeBody(hcl.MergeFiles(files), nil, &raw)...)
+		hintResources(diags)
+		b := builder{files: files}
+		g = b.build(raw)
+		diags = append(diags, b.besides(diags)...)
 	}
-	hintResources(diags)
-	b := builder{files: files}
-	g := b.build(raw)
-	if !diags.HasErrors() { // a value that was not read needs no second complaint
-		diags = append(diags, b.diags...)
-	} else {
-		diags = append(diags, b.located()...)
-	}
-	if err := invalid("TW-1001", path+" is not valid", "correct the lines shown; the running configuration is unchanged", parser.Files(), diags); err != nil {
+	if err := invalid("TW-1001", path+" is not valid", "correct the lines shown; nothing was started or changed", parser.Files(), diags); err != nil {
 		return nil, err
 	}
 	g.Files = names
@@ -230,15 +234,15 @@ func (b *builder) fail(path string, err error) {
 	}
 }
 
-// located returns the complaints that point at a line.
-func (b *builder) located() hcl.Diagnostics {
-	var out hcl.Diagnostics
-	for _, d := range b.diags {
-		if d.Subject != nil {
-			out = append(out, d)
-		}
+// besides returns the complaints that seen, the errors of reading the file, do not account for: a value that was not read looks
+// empty, and nothing is to be said of that.
+func (b *builder) besides(seen hcl.Diagnostics) hcl.Diagnostics {
+	if !seen.HasErrors() {
+		return b.diags
 	}
-	return out
+	return slices.DeleteFunc(b.diags, func(d *hcl.Diagnostic) bool {
+		return d.Subject == nil || slices.ContainsFunc(seen, func(s *hcl.Diagnostic) bool { return s.Subject != nil && s.Subject.Overlaps(*d.Subject) })
+	})
 }
 
 // find returns the range of the attribute at path, or nil when no file has it.
@@ -412,6 +416,8 @@ func (b *builder) sources(g *Gateway, raw []fileSource) {
 		switch {
 		case s.Type != "file":
 			b.fail(at, fmt.Errorf("source type %q is unknown: this gateway knows \"file\"", s.Type))
+		case !gatewayName.MatchString(s.Name):
+			b.fail(at, fmt.Errorf("source name %q: use 1-63 letters, digits, dots, hyphens or underscores", s.Name))
 		case seen[s.Name]:
 			b.fail(at, fmt.Errorf("source %q is declared twice", s.Name))
 		case !filepath.IsAbs(s.Path):

@@ -7,11 +7,11 @@ import (
 	"github.com/tradewind-mesh/tradewind/federation"
 )
 
-// Initial returns a working gateway.hcl for region. Everything but the region is commented out at its default, with the reason.
+// Initial returns a working gateway.hcl for region. Everything but the region is commented out, with its default or an example.
 // dataDir is written down only when it is not the default.
 func Initial(region federation.Region, dataDir string) []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# One gateway process. Only region is required; the rest shows the defaults.\n")
+	fmt.Fprintf(&b, "# One gateway process. Only region is required; the rest shows defaults and examples.\n")
 	fmt.Fprintf(&b, "# Check it with: tradewind config validate FILE\n\nregion = %q\n\n", region)
 	if dataDir != "" && dataDir != DefaultDataDir() {
 		fmt.Fprintf(&b, "# Keys, resources, peerings and imports live here.\ndata_dir = %q\n\n", dataDir)
@@ -20,6 +20,9 @@ func Initial(region federation.Region, dataDir string) []byte {
 	}
 	fmt.Fprintf(&b, `# The name in every identity of this region. It cannot be changed once peers know it.
 # trust_domain = %q
+
+# The name of this gateway among the region's, part of its identity. The default is the name of the host.
+# name = "gw-1"
 
 mesh {
   # Peers' gateways dial this over UDP and TCP. Open it for both in the firewall on at least one side of every pair.
@@ -37,7 +40,7 @@ mesh {
 
 # admin {
 #   listen = "127.0.0.1:8480"    # token in DATA_DIR/admin.token; the socket needs none
-#   group  = "tradewind"         # whose members may use the socket
+#   group  = "tradewind"         # whose members may use the socket; none by default
 # }
 
 # Files in this directory are applied whenever they change.
@@ -68,6 +71,16 @@ mesh {
 # Where the gateways of a peer are, when they move. The peering itself is made by a token.
 # peer "gcp-europe-west1" {
 #   retry_join = ["provider=gce project_name=example-project label_key=role label_value=mesh-gateway", "gw.example.com:8443"]
+# }
+
+# Where the keys of jwt resources may be fetched from: nowhere, unless it is said here.
+# jwks {
+#   hosts = ["idp.example.com"]
+# }
+
+# log {
+#   level  = "info"              # debug, info, warn or error
+#   format = "json"              # or "text"
 # }
 
 # access_log    = "stdout"   # or "off", or a file

@@ -64,11 +64,16 @@ type checkBlock struct {
 	TLSServerName  string    `hcl:"tls_server_name,optional"`
 	TLSCAFile      string    `hcl:"tls_ca_file,optional"`
 	TLSSkipVerify  bool      `hcl:"tls_skip_verify,optional"`
+	Method         string    `hcl:"method,optional"`
+	Body           string    `hcl:"body,optional"`
+	Status         []int     `hcl:"status,optional"`
 	Interval       string    `hcl:"interval,optional"`
 	Timeout        string    `hcl:"timeout,optional"`
 	TTL            string    `hcl:"ttl,optional"`
 	HealthyAfter   int       `hcl:"healthy_after,optional"`
 	UnhealthyAfter int       `hcl:"unhealthy_after,optional"`
+
+	Headers map[string]string `hcl:"headers,optional"`
 }
 
 type exportBlock struct {
@@ -294,7 +299,7 @@ func (c converter) service(b serviceBlock) {
 	for _, k := range b.Checks {
 		check := federation.CheckSpec{Kind: federation.CheckKind(k.Kind), Path: k.Path, Host: k.Host, GRPCService: k.GRPCService, Port: k.Port,
 			TLS: k.TLS, TLSServerName: k.TLSServerName, TLSCAFile: k.TLSCAFile, TLSSkipVerify: k.TLSSkipVerify,
-			HealthyAfter: k.HealthyAfter, UnhealthyAfter: k.UnhealthyAfter}
+			Method: k.Method, Headers: k.Headers, Body: k.Body, Status: k.Status, HealthyAfter: k.HealthyAfter, UnhealthyAfter: k.UnhealthyAfter}
 		c.text("interval", k.Interval, &check.Interval, k.At)
 		c.text("timeout", k.Timeout, &check.Timeout, k.At)
 		c.text("ttl", k.TTL, &check.TTL, k.At)

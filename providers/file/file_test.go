@@ -418,6 +418,16 @@ func TestWhatAFileCanSay(t *testing.T) {
 	}
 }
 
+func TestByteOrderMark(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "shop.json")
+	if err := os.WriteFile(path, []byte("\ufeff{\"instances\": []}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := read(path); err != nil || !got.valid {
+		t.Errorf("a file with a byte order mark: %+v, %v", got, err)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"instances": [{"service": "web", "address": "192.0.2.1:80", "checks": [{"kind": "tcp"}]}]}`))
 	f.Add([]byte(`{"instances": [{"service": "web", "weight": "x"}]}`))

@@ -1,6 +1,7 @@
 package file
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -48,6 +49,7 @@ func read(path string) (set, *federation.Diagnostic) {
 		if err != nil {
 			return out, unreadable(s.path, err)
 		}
+		data = bytes.TrimPrefix(data, []byte("\ufeff")) // editors of Windows write one
 		instances, bad := decode(data)
 		if bad != nil {
 			return out, malformed(s.path, data, bad)

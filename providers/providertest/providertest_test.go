@@ -112,7 +112,7 @@ func TestAPISource(t *testing.T) {
 			next := map[registry.Ref]bool{}
 			for _, in := range set {
 				next[registry.Ref{Service: in.Service, ID: in.ID}] = true
-				if err := api.Register(ctx, in, ""); err != nil {
+				if _, _, err := api.Register(ctx, in, registry.Terms{}); err != nil {
 					t.Fatal(err)
 				}
 			}
