@@ -340,9 +340,15 @@ func (c *cli) peerScreen(s *screen, p *admin.Peering) {
 	}
 	age := "nothing has arrived yet"
 	if !p.Import.AsOf.IsZero() {
-		age, _ = freshAge(p.Import.Freshness, p.Import.AgeSeconds)
-		age = fmt.Sprintf("%s, %s old, row %d of %d, epoch %s", count(p.Import.Services, "service"), age, p.Import.Seq, p.Import.Head,
-			p.Import.Epoch)
+		age = fmt.Sprintf("%s, %s old", count(p.Import.Services, "service"), span(p.Import.AgeSeconds.D()))
+		if p.Import.Freshness != federation.FreshnessLive {
+			age += ", " + p.Import.Freshness.String()
+		}
+		age += fmt.Sprintf(", row %d", p.Import.Seq)
+		if p.Import.Head >= p.Import.Seq { // otherwise it was read from disk, and the peer has not said yet how far it is
+			age += fmt.Sprintf(" of %d", p.Import.Head)
+		}
+		age += ", epoch " + p.Import.Epoch
 	}
 	export := fmt.Sprintf("%s, confirmed %d of %d", count(p.Export.Services, "service"), p.Export.Applied, p.Export.Head)
 	if !p.Export.Confirmed.IsZero() {

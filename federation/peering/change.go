@@ -99,6 +99,9 @@ func (m *Manager) install(region federation.Region, rec *record) {
 	m.mu.Lock()
 	e := m.entry(region)
 	e.rec = rec
+	if rec == nil {
+		e.alarm = nil // of a peering that is no more; the next one with the region begins without it
+	}
 	switch {
 	case !rec.live():
 		if e.live != nil {

@@ -91,6 +91,7 @@ type establishing struct {
 	address   string    // that answered
 	addresses []string  // our own, as the peer is told
 	theirs    trust.Bundle
+	expired   string // why the token is too old for us; "": it is not
 }
 
 // examine judges the token by what is known here; the acceptor judges it again.
@@ -101,15 +102,13 @@ func (e *establishing) examine(text string) (Token, error) {
 	}
 	m, now := e.m, e.m.cfg.Now()
 	e.own = m.ownBundle()
-	switch left := t.Expires.Sub(now); {
+	switch {
 	case t.Acceptor == m.cfg.Region:
 		return t, refusedSameRegion.diagnostic(t.Acceptor, "the token was made by a region of that name")
 	case t.AcceptorDomain == m.cfg.TrustDomain:
 		return t, refusedDomain.diagnostic(t.Acceptor, "both are "+t.AcceptorDomain.Name())
 	case t.Dialer != m.cfg.Region:
 		return t, refusedRegion.diagnostic(t.Acceptor, fmt.Sprintf("it is for %s, and this is %s", t.Dialer, m.cfg.Region))
-	case left <= 0:
-		return t, refusedExpired.diagnostic(t.Acceptor, fmt.Sprintf("it expired %v ago, by the clock of this region", -left.Round(time.Second)))
 	default:
 		if owner := m.ownerOf(t.AcceptorDomain.Name(), t.Acceptor); owner != "" {
 			return t, refusedDomain.diagnostic(t.Acceptor, fmt.Sprintf("%s belongs to the peer %s", t.AcceptorDomain, owner))
@@ -117,7 +116,13 @@ func (e *establishing) examine(text string) (Token, error) {
 		if err := m.sameAsPinned(t); err != nil {
 			return t, peeredHere(t.Acceptor, err)
 		}
-		e.report(Step{"token", StepDone, fmt.Sprintf("valid, single use, %v left", left.Truncate(time.Second))})
+		if left := t.Expires.Sub(now); left > 0 {
+			e.report(Step{"token", StepDone, fmt.Sprintf("valid, single use, %v left", left.Truncate(time.Second))})
+			return t, nil
+		}
+		// Either it is too late or this clock is wrong, and then a new token would not help. The acceptor can tell.
+		e.expired = fmt.Sprintf("it expired %v ago, by the clock of this region", now.Sub(t.Expires).Round(time.Second))
+		e.report(Step{"token", StepWarning, e.expired})
 		return t, nil
 	}
 }
@@ -165,6 +170,9 @@ func (e *establishing) redeem(ctx context.Context, t Token) (joinReply, error) {
 		e.report(Step{"reach", StepFailed, failed[len(failed)-1]})
 	}
 	why := strings.Join(failed, "; ")
+	if e.expired != "" {
+		return joinReply{}, refusedExpired.diagnostic(t.Acceptor, e.expired+"; "+why)
+	}
 	if pin {
 		return joinReply{}, refusedPin.diagnostic(t.Acceptor, why)
 	}
@@ -416,9 +424,16 @@ func (w *waitProgress) advance(s PeeringStatus) (missing string) {
 			return "waiting for them to apply our catalog"
 		}
 		w.stage = 2
-		w.report(Step{"catalog", StepDone, fmt.Sprintf("%d services offered to you, %d shown to them", ex.Import.Services, ex.Export.Services)})
+		w.report(Step{"catalog", StepDone, fmt.Sprintf("%s offered to you, %d shown to them", services(ex.Import.Services), ex.Export.Services)})
 	}
 	return ""
+}
+
+func services(n int) string {
+	if n == 1 {
+		return "1 service"
+	}
+	return fmt.Sprintf("%d services", n)
 }
 
 func (w *waitProgress) announce(stage int, name, detail string) {

@@ -62,7 +62,14 @@ func TestExpiredToken(t *testing.T) {
 			t.Errorf("the expired token is %s", got)
 		}
 		pass(5 * time.Minute)
-		mustCode(t, b.redeem(text), federation.CodeTokenExpired) // by the dialer's own
+		mustCode(t, b.redeem(text), federation.CodeTokenExpired) // by both
+		gone := a.mustToken("b", "192.0.2.1:8443")
+		pass(DefaultTokenTTL + 5*time.Minute)
+		err := b.redeem(gone) // by the dialer's own, because nobody else can tell
+		mustCode(t, err, federation.CodeTokenExpired)
+		if text := err.Error(); !strings.Contains(text, "expired 1m0s ago, by the clock of this region") || !strings.Contains(text, "192.0.2.1") {
+			t.Errorf("it says %s", text)
+		}
 		if s := a.show("b"); s.State != federation.PeeringPending || !strings.Contains(s.Reason, "expired") {
 			t.Errorf("the acceptor shows %v: %s", s.State, s.Reason)
 		}
@@ -80,6 +87,13 @@ func TestTokenUsedByAnother(t *testing.T) {
 		mustCode(t, b.redeem(text), federation.CodeTokenUsed)
 		if alarm := a.show("b").Alarm; alarm == nil || alarm.Code != federation.CodeTokenUsed {
 			t.Errorf("no alarm: %+v", alarm)
+		}
+		if _, err := a.m.Remove(t.Context(), "b"); err != nil {
+			t.Fatal(err)
+		}
+		a.mustToken("b")
+		if alarm := a.show("b").Alarm; alarm != nil {
+			t.Errorf("the next peering begins with the alarm of the last: %+v", alarm)
 		}
 	})
 }
@@ -103,13 +117,13 @@ func TestTokenForAnotherRegion(t *testing.T) {
 }
 
 func TestClocksThatDiffer(t *testing.T) {
-	for _, skew := range []time.Duration{6 * time.Minute, -6 * time.Minute} {
+	for _, skew := range []time.Duration{6 * time.Minute, -6 * time.Minute, 16 * time.Minute} { // by the last, a new token has expired
 		bubble(t, func(t *testing.T, w *world) {
 			a, b := w.add("a"), w.add("b", func(n *node) { n.skew.Store(int64(skew)) })
 			text := a.mustToken("b")
 			err := b.redeem(text)
 			mustCode(t, err, federation.CodeClockSkew)
-			if !strings.Contains(err.Error(), "6m0s") {
+			if !strings.Contains(err.Error(), skew.Abs().String()) {
 				t.Errorf("does not say by how much: %v", err)
 			}
 			b.skew.Store(0)

@@ -87,10 +87,15 @@ func (r *record) restingState() federation.PeeringState {
 
 // state is the state of an entry that has a record. Callers hold mu.
 func (e *entry) state() federation.PeeringState {
-	if e.live != nil {
-		return e.live.status.state
+	if e.live == nil || e.resumed() {
+		return e.rec.restingState()
 	}
-	return e.rec.restingState()
+	return e.live.status.state
+}
+
+// resumed reports whether a pause was ended that the owner has not come round to end. Callers hold mu.
+func (e *entry) resumed() bool {
+	return e.live != nil && e.live.status.state == federation.PeeringPaused && e.rec.State != federation.PeeringPaused
 }
 
 // report publishes the owner's status, and stores that the peering has become active.
@@ -258,6 +263,9 @@ func (m *Manager) describe(e *entry) PeeringStatus {
 	if live := e.live; live != nil {
 		l := live.status
 		s.Since, s.Session, s.Exchange, s.Reach, s.Reached = l.since, l.session, l.exchange, l.ours, l.theirs
+		if e.resumed() {
+			s.Since = rec.Since
+		}
 		s.NextAttempt, s.LastError, s.Fingerprint, s.BundleExpires = l.next, l.err, l.trust.finger, l.trust.expires
 	}
 	s.Reason = m.reason(e, s)

@@ -52,7 +52,7 @@ func TestEstablishTellsEachStepAndProvesBothWays(t *testing.T) {
 				fmt.Sprintf("trust done: spiffe://%s.mesh.internal ⇄ spiffe://%s.mesh.internal (fingerprints %s %s)", dialler.region, acceptor.region,
 					dialler.authority.Bundle().Fingerprint(), acceptor.authority.Bundle().Fingerprint()),
 				"session done: we dialled " + acceptor.addresses[0] + " over quic",
-				"catalog done: 1 services offered to you, 1 shown to them",
+				"catalog done: 1 service offered to you, 1 shown to them",
 				"return done: they reach us, from " + acceptor.addresses[0],
 			}
 			if diff := cmp.Diff(want, steps); diff != "" {
@@ -288,6 +288,9 @@ func TestPauseLastsAndResumes(t *testing.T) {
 		a.mustImport("b", "b-shop")
 		if err := a.m.Resume(t.Context(), "b"); err != nil {
 			t.Fatal(err)
+		}
+		if s := a.show("b"); s.State == federation.PeeringPaused {
+			t.Errorf("resumed, and it says: %v, %s", s.State, s.Reason)
 		}
 		took := a.await("b", federation.PeeringActive, 5*time.Second)
 		t.Logf("active %v after resume", took)

@@ -109,6 +109,21 @@ func TestDamagedTokenIsRefused(t *testing.T) {
 	}
 }
 
+// TestTokenCutAnywhereSaysSo: what is left of a token has no character that does not belong there.
+func TestTokenCutAnywhereSaysSo(t *testing.T) {
+	good := mustEncode(t, sampleToken())
+	for i := range len(good) - len(tokenPrefix) {
+		for _, cut := range []string{good[:len(tokenPrefix)+i], good[:len(tokenPrefix)+i] + good[len(tokenPrefix)+i+1:]} {
+			if _, err := ParseToken(cut); err == nil || !strings.Contains(err.Error(), "missing") {
+				t.Fatalf("cut at %d: %v", i, err)
+			}
+		}
+	}
+	if _, err := ParseToken(good[:40] + "\n" + good[40:]); err == nil || !strings.Contains(err.Error(), "do not belong") {
+		t.Errorf("wrapped: %v", err)
+	}
+}
+
 func flip(s string) string {
 	if s == "A" {
 		return "B"

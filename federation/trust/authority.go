@@ -76,6 +76,10 @@ func Open(ctx context.Context, cfg Config) (*Authority, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	// Without their monotonic part: that one stands still while a machine sleeps and knows nothing of a clock that is set, and two
+	// times that both have it are compared by it alone. Certificates go by the clock on the wall.
+	now := cfg.Now
+	cfg.Now = func() time.Time { return now().Round(0) }
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -291,7 +295,22 @@ func (a *Authority) keep(ctx context.Context, now time.Time) error {
 
 func (a *Authority) gatewayDue(now time.Time) bool {
 	s := a.state.Load()
-	return !now.Before(s.gateway.renewAt) || s.gatewayRevoked()
+	return s.gateway.due(now) || s.gatewayRevoked()
+}
+
+// due also reports a certificate from the future: the clock was set back after it was issued, and nobody would accept it.
+func (g *gatewayState) due(now time.Time) bool {
+	return !now.Before(g.renewAt) || now.Before(g.mesh.Leaf.NotBefore)
+}
+
+// identity is the gateway's certificate as handshakes show it. One that finds it due has noticed before Run that the clock was set
+// or the machine slept. After a failure Run alone tries again, or every handshake would call the CA.
+func (a *Authority) identity() *tls.Certificate {
+	g := &a.state.Load().gateway
+	if g.failed == nil && g.due(a.cfg.Now()) {
+		signal(a.renew)
+	}
+	return g.mesh
 }
 
 // gatewayRevoked reports whether the gateway's own certificate is one that no longer counts.

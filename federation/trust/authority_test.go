@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -292,6 +293,46 @@ func exchangeByte(t *testing.T, s trusttest.Session) {
 	if _, err := s.Server.Read(b); err != nil || b[0] != 7 {
 		t.Errorf("the old stream gives %v, %v", b, err)
 	}
+}
+
+// TestClockThatIsSet: the certificate follows the clock on the wall, in both directions, and whoever connects need not wait until
+// Run looks at it again.
+func TestClockThatIsSet(t *testing.T) {
+	if at := trusttest.NewAuthority(t, "a").Status().Gateway.RenewAt; at != at.Round(0) {
+		t.Errorf("the renewal at %v goes by a clock that does not know of this", at)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var ahead atomic.Int64
+		now := func(c *trust.Config) { c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) } }
+		a, b := trusttest.NewAuthority(t, "a", now), trusttest.NewAuthority(t, "b", now)
+		trusttest.Introduce(t, a, b)
+		trusttest.Introduce(t, b, a)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go a.Run(ctx)
+		synctest.Wait()
+		renewed := func(what string, trigger func()) {
+			t.Helper()
+			before := a.Status().Gateway.Serial
+			trigger()
+			synctest.Wait()
+			if a.Status().Gateway.Serial == before {
+				t.Errorf("%s: the certificate was not renewed", what)
+			}
+		}
+		connect := func() { _, _ = trusttest.Handshake(t, clientTLS(t, b, "a", "cx/1"), a.ServerTLS("cx/1")) }
+		renewed("set ahead, found by Run", func() {
+			ahead.Add(int64(7 * time.Hour))
+			time.Sleep(5 * time.Minute) //nolint:forbidigo // virtual time
+		})
+		renewed("set ahead, found by a handshake", func() { ahead.Add(int64(7 * time.Hour)); connect() })
+		renewed("set back, found by a handshake", func() { ahead.Add(int64(-7 * time.Hour)); connect() })
+		handshake(t, clientTLS(t, b, "a", "cx/1"), a.ServerTLS("cx/1"))
+		renewed("set back, found by Run", func() {
+			ahead.Add(int64(-7 * time.Hour))
+			time.Sleep(5 * time.Minute) //nolint:forbidigo // virtual time
+		})
+	})
 }
 
 // TestLiveSessionExpires: a session does not outlive the certificate it was made with.

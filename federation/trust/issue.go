@@ -209,7 +209,7 @@ func (a *Authority) openGateway(ctx context.Context) error {
 	stored, storedErr := a.loadGateway(ctx)
 	if storedErr == nil {
 		a.setGateway(stored)
-		if a.cfg.Now().Before(stored.renewAt) {
+		if !stored.due(a.cfg.Now()) {
 			return nil
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -181,6 +182,12 @@ func TestJoinSession(t *testing.T) {
 	} {
 		_, err := trusttest.Handshake(t, c.client, c.server)
 		expectCode(t, name, err, c.code)
+	}
+	// A clock that is behind is for the join to tell; one that is ahead, or a gateway that does not renew, ends here.
+	for behind, code := range map[time.Duration]federation.Code{20 * time.Minute: "", -trust.GatewayLife - time.Minute: "TW-2206"} {
+		c := trusttest.NewAuthority(t, "c", at(&clock{time.Now().Add(-behind)}, nil))
+		_, err := trusttest.Handshake(t, c.JoinTLS(b.RootPin()), b.ServerTLS(trust.JoinProtocol))
+		expectCode(t, "a clock behind by "+behind.String(), err, code)
 	}
 }
 
