@@ -23,12 +23,12 @@ type tunnelled struct {
 	stop      context.CancelFunc // of the transport
 }
 
-func newTunnelled(t *testing.T, name federation.Region, authority *trust.Authority) *tunnelled {
+func newTunnelled(t *testing.T, name federation.Region, authority *trust.Authority, lanes ...string) *tunnelled {
 	t.Helper()
 	r := &tunnelled{trust: authority}
 	var err error
 	r.transport, err = tunnel.New(tunnel.Config{
-		Listen: "127.0.0.1:0", Trust: authority,
+		Listen: "127.0.0.1:0", Lanes: lanes, Trust: authority,
 		OnFlow: func(ctx context.Context, in *tunnel.Incoming) { r.HandleFlow(ctx, in) },
 		OnAsk: func(ctx context.Context, peer federation.Region, question []byte) []byte {
 			return r.Answer(ctx, peer, question)
@@ -54,11 +54,11 @@ func newTunnelled(t *testing.T, name federation.Region, authority *trust.Authori
 	return r
 }
 
-// quicPair is pair over the real tunnel.
-func quicPair(t *testing.T, address string) (aws, gcp *tunnelled) {
+// quicPair is pair over the real tunnel, and over all its lanes unless some are named.
+func quicPair(t *testing.T, address string, lanes ...string) (aws, gcp *tunnelled) {
 	t.Helper()
 	a, g := trusttest.Pair(t, "aws", "gcp")
-	aws, gcp = newTunnelled(t, "aws", a), newTunnelled(t, "gcp", g)
+	aws, gcp = newTunnelled(t, "aws", a, lanes...), newTunnelled(t, "gcp", g, lanes...)
 	gcp.serve(shop, address)
 	gcp.export(shop, "aws")
 	gcp.know("aws", 0)

@@ -122,6 +122,26 @@ func TestHalfCloseKeepsTheOtherDirection(t *testing.T) {
 	})
 }
 
+func TestIdleFlowStays(t *testing.T) {
+	simulate(t, oneWay, echo, func(t *testing.T, p *pair) {
+		f := mustOpen(t, p.west, east)
+		defer f.Close()
+		for _, idle := range []time.Duration{0, 10 * time.Minute} {
+			<-time.After(idle)
+			if _, err := io.WriteString(f, "still there?"); err != nil {
+				t.Fatalf("after %v: %v", idle, err)
+			}
+			asked, answer := time.Now(), make([]byte, 12)
+			if _, err := io.ReadFull(f, answer); err != nil || string(answer) != "still there?" {
+				t.Fatalf("after %v: %q, %v", idle, answer, err)
+			}
+			if took := time.Since(asked); idle > 0 && took > 3*oneWay {
+				t.Errorf("after %v the first answer took %v, and a round trip %v", idle, took, 2*oneWay)
+			}
+		}
+	})
+}
+
 func TestBytesSurviveLoss(t *testing.T) {
 	simulate(t, oneWay, echo, func(t *testing.T, p *pair) {
 		p.net.percent.Store(3)
