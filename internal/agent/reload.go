@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -194,8 +197,8 @@ func (a *Agent) adoptSources(running map[string]*fileSource, wanted []config.Fil
 	var errs []error
 	for name := range running {
 		if !slices.ContainsFunc(wanted, func(s config.FileSource) bool { return s.Name == name }) {
+			errs = append(errs, a.reg.Remove(sourceName(name)), noFile(os.Remove(running[name].keep)))
 			delete(running, name)
-			errs = append(errs, a.reg.Remove(sourceName(name)))
 		}
 	}
 	for _, s := range wanted {
@@ -203,24 +206,34 @@ func (a *Agent) adoptSources(running map[string]*fileSource, wanted []config.Fil
 			old.move(s.Path)
 			continue
 		}
-		running[s.Name] = newFileSource(s.Path, a.room("file"))
+		keep := filepath.Join(a.opts.Config.DataDir, "sources", s.Name+".json")
+		running[s.Name] = newFileSource(s.Path, keep, a.room("file"))
 		errs = append(errs, a.reg.Add(sourceName(s.Name), running[s.Name]))
 	}
 	return errors.Join(errs...)
+}
+
+// noFile is err, unless it says that there is no such file.
+func noFile(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func sourceName(name string) federation.SourceName { return federation.SourceName("file:" + name) }
 
 // fileSource is a file source that can be moved to another path: what the old file listed stays until the new one was read.
 type fileSource struct {
+	keep    string // where its last valid set is
 	log     *slog.Logger
 	path    atomic.Pointer[string]
 	current atomic.Pointer[file.Source]
 	moved   chan struct{} // capacity 1
 }
 
-func newFileSource(path string, log *slog.Logger) *fileSource {
-	s := &fileSource{log: log, moved: make(chan struct{}, 1)}
+func newFileSource(path, keep string, log *slog.Logger) *fileSource {
+	s := &fileSource{keep: keep, log: log, moved: make(chan struct{}, 1)}
 	s.path.Store(&path)
 	return s
 }
@@ -237,7 +250,7 @@ func (s *fileSource) move(path string) {
 // Run implements registry.Source.
 func (s *fileSource) Run(ctx context.Context, publish func([]federation.Instance)) error {
 	for {
-		source := file.New(file.Config{Path: *s.path.Load(), Log: s.log})
+		source := file.New(file.Config{Path: *s.path.Load(), Keep: s.keep, Log: s.log})
 		s.current.Store(source)
 		inner, stop := context.WithCancel(ctx)
 		ended := make(chan error, 1)

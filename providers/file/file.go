@@ -30,7 +30,10 @@ type Config struct {
 	Poll time.Duration
 	// Settle is how long the files must be quiet before they are read. Default 50 ms: longer than a copy of several files.
 	Settle time.Duration
-	Log    *slog.Logger // default: discard
+	// Keep is where the last valid set is kept, for a start at which the files cannot be read; empty: nowhere. It belongs to
+	// one source, and what it holds of another Path is not used.
+	Keep string
+	Log  *slog.Logger // default: discard
 }
 
 // Source reads instances from files. It satisfies the registry's Source and Troubled.
@@ -69,6 +72,7 @@ func (s *Source) Run(ctx context.Context, publish func([]federation.Instance)) e
 	quiet := time.NewTimer(0) // the first load is due at once
 	defer quiet.Stop()
 	var known set
+	before := s.recall()
 	reread := true // also when the files look as before: two writes within one tick of the file system's clock do
 	for {
 		select {
@@ -96,7 +100,14 @@ func (s *Source) Run(ctx context.Context, publish func([]federation.Instance)) e
 		w.follow(s.cfg.Path)
 		if reread || !s.unchanged(&known) {
 			reread = false
-			s.load(&known)
+			s.load(&known, before)
+			switch {
+			case known.valid:
+				before = s.remember(known.instances, before)
+			case before != nil && !before.used:
+				before.used = true
+				publish(before.Instances)
+			}
 		}
 		if known.valid && s.problem.Load() == nil && ctx.Err() == nil {
 			publish(known.instances)
@@ -104,11 +115,14 @@ func (s *Source) Run(ctx context.Context, publish func([]federation.Instance)) e
 	}
 }
 
-// load reads the files into known, or leaves its instances and notes why not.
-func (s *Source) load(known *set) {
+// load reads the files into known, or leaves its instances and notes why not, and whether those of before are in use.
+func (s *Source) load(known *set, before *kept) {
 	next, err := read(s.cfg.Path)
 	known.print = next.print // also of files that are not valid: they are not read again until they change
 	if err != nil {
+		if !known.valid && before != nil {
+			err.Why += "; the instances that were read before this start are in use, of " + before.Read.UTC().Format(time.RFC3339)
+		}
 		if before := s.problem.Swap(err); before == nil || before.Error() != err.Error() {
 			s.cfg.Log.Error("keep the last valid set of instances", "path", s.cfg.Path, "code", string(err.Code), "reason", err.Error())
 		}

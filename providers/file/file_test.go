@@ -451,3 +451,75 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestRestartWhileTheFileIsBroken: what an earlier run has read is used until the file is mended, and the age of it is said. What
+// was read of another path is not.
+func TestRestartWhileTheFileIsBroken(t *testing.T) {
+	dir := t.TempDir()
+	path, keep := filepath.Join(dir, "shop.json"), filepath.Join(dir, "kept", "shop.json")
+	want := []federation.Instance{{ID: "one", Service: federation.ServiceName{Namespace: "default", Name: "shop"},
+		Address: netip.MustParseAddrPort("192.0.2.1:80"), Health: federation.HealthPassing, Labels: map[string]string{"version": "2"},
+		Checks: []federation.CheckSpec{{Kind: federation.CheckTCP}}}}
+	// life runs a source of path until it has published or failed, and returns what it published.
+	life := func(path string) (got []federation.Instance, problem error) {
+		s := New(Config{Path: path, Keep: keep, Poll: 10 * time.Millisecond, Settle: time.Millisecond})
+		ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+		defer stop()
+		published, ended := make(chan []federation.Instance, 1), make(chan error, 1)
+		go func() {
+			ended <- s.Run(ctx, func(list []federation.Instance) {
+				select {
+				case published <- list:
+				default:
+				}
+			})
+		}()
+		look := time.NewTicker(time.Millisecond)
+		defer look.Stop()
+		for got == nil && problem == nil && ctx.Err() == nil {
+			select {
+			case got = <-published:
+			case <-look.C:
+				problem = s.Problem()
+			}
+		}
+		if got == nil { // what is kept comes right behind the problem, if at all
+			select {
+			case got = <-published:
+			case <-time.After(300 * time.Millisecond):
+			}
+		}
+		problem = s.Problem()
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		return got, problem
+	}
+	write(t, path, document(t, want))
+	if got, problem := life(path); problem != nil || len(got) != 1 || got[0].Labels["version"] != "2" {
+		t.Fatalf("%+v, %v", got, problem)
+	}
+	for name, breaks := range map[string]func(){"missing": func() { remove(t, path) }, "broken": func() { write(t, path, []byte("{")) }} {
+		breaks()
+		got, problem := life(path)
+		if len(got) != 1 || got[0].Address != want[0].Address || len(got[0].Checks) != 1 {
+			t.Errorf("%s: %+v", name, got)
+		}
+		if problem == nil || !strings.Contains(problem.Error(), "the instances that were read before this start are in use, of 20") {
+			t.Errorf("%s: %v", name, problem)
+		}
+		write(t, path, document(t, want))
+		if got, problem := life(path); len(got) != 1 || problem != nil {
+			t.Errorf("mended: %+v, %v", got, problem)
+		}
+	}
+	if got, problem := life(filepath.Join(dir, "other.json")); got != nil || problem == nil {
+		t.Errorf("another path: %+v, %v", got, problem)
+	}
+	write(t, keep, []byte("{"))
+	remove(t, path)
+	if got, _ := life(path); got != nil {
+		t.Errorf("out of a damaged file came %+v", got)
+	}
+}

@@ -45,7 +45,7 @@ func read(path string) (set, *federation.Diagnostic) {
 	}
 	out := set{print: before}
 	for _, s := range before {
-		data, err := slurp(s.path)
+		data, err := slurp(s.path, maxFile)
 		if err != nil {
 			return out, unreadable(s.path, err)
 		}
@@ -115,7 +115,7 @@ func look(path string) (print, *federation.Diagnostic) {
 }
 
 // slurp reads a regular file, no more of it than allowed.
-func slurp(path string) ([]byte, error) {
+func slurp(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe put in the file's place must not stop us
 	if err != nil {
 		return nil, err
@@ -124,8 +124,8 @@ func slurp(path string) ([]byte, error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil, errors.Join(err, errors.New("it is not a regular file"))
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
 		err = errors.New("it grew beyond the limit while it was read")
 	}
 	return data, err

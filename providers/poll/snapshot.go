@@ -106,8 +106,8 @@ func readBounded(path string) ([]byte, error) {
 	return data, err
 }
 
-// store writes data to path whole or not at all.
-func store(path string, data []byte) (err error) {
+// Store writes data to path whole or not at all, for its owner only.
+func Store(path string, data []byte) (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}
@@ -149,7 +149,7 @@ func (s *Source) save() {
 	slices.SortFunc(kept, func(a, b keptScope) int { return strings.Compare(a.Scope.String(), b.Scope.String()) })
 	data, err := encodeSnapshot(kept)
 	if err == nil {
-		err = store(snapshotPath(s.cfg.Dir, s.cfg.Name), data)
+		err = Store(snapshotPath(s.cfg.Dir, s.cfg.Name), data)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
