@@ -76,6 +76,10 @@ type record struct {
 	reason       string      // why it ended as it did; empty for the good end
 }
 
+// lastFailed takes the first of the attempts, all of which have failed, out of what was counted as retries: as long as one may
+// still succeed, each that failed is followed by a retry.
+func (r *record) lastFailed() { r.retries = max(0, r.retries-1) }
+
 // append writes r as one line of JSON. The order of the fields is fixed and every field is always there, so that a line
 // can be cut by position and a column never vanishes.
 func (r *record) append(b []byte) []byte {

@@ -101,6 +101,7 @@ func (m *Mesh) settle(ctx context.Context, a *arrival) callerConn {
 		},
 	})
 	if err != nil {
+		rec.lastFailed()
 		return m.refuse(a, unavailable(conn, err))
 	}
 	rec.endpoint = lease.Name()

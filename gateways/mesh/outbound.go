@@ -284,7 +284,8 @@ func (m *Mesh) explainFailure(a *attempt, err error) {
 	default:
 		rec.flags = flagConnectFailed
 	}
-	if rec.retries > 1 {
+	rec.lastFailed()
+	if rec.retries > 0 {
 		rec.flags |= flagRetries
 	}
 }

@@ -150,7 +150,7 @@ func TestRegionWithoutInstanceSaysSo(t *testing.T) {
 	if got := ask(t, gcp, "aws", open); got != flow.RefusedUnavailable {
 		t.Errorf("answered %v when all dials fail", got)
 	}
-	if e := gcp.lines.next(t); e.Flags != "UF" || e.Retries != 2 {
+	if e := gcp.lines.next(t); e.Flags != "UF" || e.Retries != 1 {
 		t.Errorf("access log says %+v", e)
 	}
 	gcp.lane[shop].Store(0, federation.SlotHealth{Total: 1})
