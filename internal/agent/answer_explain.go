@@ -59,6 +59,7 @@ func (a *Agent) Explain(ctx context.Context, r *admin.ExplainRequest) (*admin.Ex
 	for _, c := range e.Candidates {
 		out.Candidates = append(out.Candidates, candidate(c))
 	}
+	a.sayWhySick(e.Destination.Service, out.Candidates)
 	if destination.Region == "" || destination.Region == e.Region {
 		out.LeftOut = a.leftOut(destination.Service)
 	}
@@ -164,7 +165,7 @@ func candidate(c mesh.Candidate) admin.Candidate {
 			LatencySeconds: admin.SecondsOf(e.Latency.D())}
 		switch {
 		case !e.Healthy:
-			x.Reason = "unhealthy"
+			x.Reason = unhealthy
 		case e.Ejected > 0:
 			x.Reason = "left out after failures"
 		default:
@@ -174,6 +175,32 @@ func candidate(c mesh.Candidate) admin.Candidate {
 	}
 	return out
 }
+
+// sayWhySick adds to what is said of unhealthy instances of service what their checks say.
+func (a *Agent) sayWhySick(service federation.ServiceName, candidates []admin.Candidate) {
+	var reasons map[federation.InstanceID]string
+	for _, c := range candidates {
+		for i := range c.Endpoints {
+			x := &c.Endpoints[i]
+			if x.Reason != unhealthy {
+				continue
+			}
+			if reasons == nil {
+				reasons = map[federation.InstanceID]string{}
+				for _, s := range a.reg.Instances() {
+					if s.Instance.Service == service {
+						reasons[s.Instance.ID] = s.Reason
+					}
+				}
+			}
+			if why := reasons[x.Instance]; why != "" {
+				x.Reason += ": " + why
+			}
+		}
+	}
+}
+
+const unhealthy = "unhealthy" // the beginning of the reason of such an endpoint
 
 // howToAllow is the command that would allow the call, in the region whose decision denied it.
 func (a *Agent) howToAllow(e mesh.Explanation, source, destination federation.ServiceRef) string {
