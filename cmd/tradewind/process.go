@@ -194,8 +194,9 @@ func shortDuration(d time.Duration) string {
 func (c *cli) reloadCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "reload", Short: "Let the gateway read gateway.hcl again", Args: takes(0, 0),
-		Long: `Let the gateway read its configuration again. A file with errors leaves the running configuration alone, and the errors are
-shown here.`,
+		Long: `Let the gateway read its configuration again. What is new is opened before what was is closed, and a file of the access
+log is opened anew. A file with errors, or an address that somebody else has, leaves the running configuration alone, and the errors are
+shown here. What only a restart applies is named.`,
 		RunE: c.withGateway(usualTimeout, func(ctx context.Context, gw *admin.Client, _ []string) error {
 			res, err := gw.Reload(ctx, &admin.ReloadRequest{})
 			if err != nil {

@@ -196,12 +196,6 @@ func transport(cfg *tls.Config) *http.Transport {
 
 var plain = transport(nil) // of all checks without TLS
 
-// roundTrip makes one request, and follows no redirect: where it leads is not the instance.
-func roundTrip(req *http.Request, t *http.Transport) (*http.Response, error) {
-	c := http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	return c.Do(req)
-}
-
 func askHTTP(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort) outcome {
 	target, err := url.ParseRequestURI(spec.Path)
 	if err != nil {
@@ -225,9 +219,9 @@ func askHTTP(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort
 	for name, value := range spec.Headers {
 		req.Header.Set(name, value)
 	}
-	res, err := roundTrip(req, over)
+	res, err := over.RoundTrip(req) // not by a client, which would follow redirects: where those lead is not the instance
 	if err != nil {
-		return outcome{err: unwrapURL(err)}
+		return outcome{err: err}
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
@@ -239,15 +233,6 @@ func askHTTP(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort
 		o.err = fmt.Errorf("read answer: %w", err)
 	}
 	return o
-}
-
-// unwrapURL takes away the request line that net/http puts before an error: the report names the target already.
-func unwrapURL(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err
-	}
-	return err
 }
 
 func askGRPC(ctx context.Context, spec federation.CheckSpec, addr netip.AddrPort) outcome {

@@ -350,3 +350,11 @@ func (m *Manager) terminate(ctx context.Context, p *peer) error {
 	}
 	return nil
 }
+
+// SetMaxStale replaces Config.MaxStale, for all peers.
+func (m *Manager) SetMaxStale(d time.Duration) {
+	m.mu.Lock()
+	m.cfg.MaxStale = d
+	m.mu.Unlock()
+	m.wakeAll()
+}

@@ -415,14 +415,6 @@ func (m *Manager) tell() {
 	m.news = make(chan struct{})
 }
 
-// SetMaxStale replaces Config.MaxStale, for all peers.
-func (m *Manager) SetMaxStale(d time.Duration) {
-	m.mu.Lock()
-	m.cfg.MaxStale = d
-	m.mu.Unlock()
-	m.wakeAll()
-}
-
 // raiseEpoch makes the region's epoch exceed atLeast and tells every machine.
 func (m *Manager) raiseEpoch(ctx context.Context, peer federation.Region, atLeast uint64) error {
 	m.jumping.Lock()

@@ -33,6 +33,12 @@ type Troubled interface {
 	Problem() error
 }
 
+// Dated is implemented by a source that may publish what was true earlier, such as what it has kept over a restart.
+type Dated interface {
+	// AsOf returns when what was published last was read; zero: as it was published. It may be called from any goroutine.
+	AsOf() time.Time
+}
+
 // Distant is implemented by a source whose instances may run anywhere, not just beside the gateway: those that say no zone have none.
 type Distant interface {
 	Distant()

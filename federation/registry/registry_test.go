@@ -462,3 +462,30 @@ func TestWhoHasEndedIsNotHeard(t *testing.T) {
 		same(t, "web", show(r, web), "none")
 	})
 }
+
+// keeper is a source that publishes what it has kept.
+type keeper struct {
+	*script
+	asOf time.Time
+}
+
+func (k *keeper) AsOf() time.Time { return k.asOf }
+
+func TestAgeOfWhatWasKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &keeper{script: newScript(), asOf: time.Now().Add(-time.Hour)}
+		r := New(Config{Region: "aws"})
+		if err := r.Add("kept", k); err != nil {
+			t.Fatal(err)
+		}
+		start(t, r)
+		k.publish(inst("web", "1", "192.0.2.1:80"))
+		if s := r.Sources()[0]; s.Age.D() != time.Hour || !s.LastComplete.Equal(k.asOf) {
+			t.Errorf("of an hour ago: %+v", s)
+		}
+		k.asOf = time.Time{}
+		if s := r.Sources()[0]; s.Age != 0 {
+			t.Errorf("read now: %+v", s)
+		}
+	})
+}

@@ -23,7 +23,7 @@ type SourceStatus struct {
 	Name         federation.SourceName    `json:"name"`
 	State        SourceState              `json:"state"`
 	Instances    int                      `json:"instances"`              // of the last complete set
-	LastComplete time.Time                `json:"last_complete,omitzero"` // when it came
+	LastComplete time.Time                `json:"last_complete,omitzero"` // when it came, or was read
 	Age          federation.Duration      `json:"age,omitempty"`          // since LastComplete
 	Problem      *federation.Diagnostic   `json:"-"`                      // why there is no newer set; nil when there is
 	Err          string                   `json:"error,omitempty"`        // Problem in words
@@ -76,10 +76,13 @@ func (r *Registry) Sources() []SourceStatus {
 
 // snapshot returns the status of s at now.
 func (s *source) snapshot(now time.Time) SourceStatus {
-	trouble, _ := s.impl.(Troubled)
 	var problem error
-	if trouble != nil {
-		problem = trouble.Problem() // outside of the lock: it is foreign code
+	var asOf time.Time
+	if trouble, ok := s.impl.(Troubled); ok { // outside of the lock: it is foreign code
+		problem = trouble.Problem()
+	}
+	if dated, ok := s.impl.(Dated); ok {
+		asOf = dated.AsOf()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,6 +92,7 @@ func (s *source) snapshot(now time.Time) SourceStatus {
 		status.State = SourceRunning
 	}
 	if !status.LastComplete.IsZero() {
+		status.LastComplete = cmp.Or(asOf, status.LastComplete)
 		status.Age = federation.Duration(max(0, now.Sub(status.LastComplete)))
 	}
 	if err := cmp.Or(s.err, problem); err != nil {

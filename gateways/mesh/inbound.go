@@ -94,14 +94,13 @@ func (m *Mesh) settle(ctx context.Context, a *arrival) callerConn {
 	instance, lease, err := m.dial(dialing{
 		conn: conn, service: service, pool: m.pool(snap, local), modes: whenAsked,
 		limit: resolver.Limits.Connections, proxy: resolver.ProxyProtocol, client: in.Open().Client,
-		timeout: resolver.ConnectTimeout.D(), deadline: rec.start.Add(acceptRounds * resolver.ConnectTimeout.D()), failed: func() {
-			if rec.retries++; rec.retries < maxReports {
+		timeout: resolver.ConnectTimeout.D(), deadline: rec.start.Add(acceptRounds * resolver.ConnectTimeout.D()), rec: rec, failed: func() {
+			if rec.retries+1 < maxReports {
 				_ = in.Report(flow.Outcome{Result: flow.ResultUnreachable})
 			}
 		},
 	})
 	if err != nil {
-		rec.lastFailed()
 		return m.refuse(a, unavailable(conn, err))
 	}
 	rec.endpoint = lease.Name()

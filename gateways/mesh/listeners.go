@@ -150,12 +150,12 @@ func (ls *listeners) start(serve func(*listener)) {
 	}
 }
 
-// BindLocal binds address for SetLocal: loopback TCP or a unix socket, as Config.LocalListen. For no address it returns nil.
-func (m *Mesh) BindLocal(address string) (net.Listener, error) {
-	if address == "" {
+// BindLocal binds where for SetLocal: loopback TCP or a unix socket, as Config.LocalListen. For no address it returns nil.
+func (m *Mesh) BindLocal(where string) (net.Listener, error) {
+	if where == "" {
 		return nil, nil
 	}
-	network, address, err := federation.ParseListen(address)
+	network, address, err := federation.ParseListen(where)
 	if err == nil && (m.cfg.LocalTLS == nil || m.cfg.Workload == nil) {
 		err = errors.New("no trust is configured for it")
 	}
@@ -166,12 +166,25 @@ func (m *Mesh) BindLocal(address string) (net.Listener, error) {
 	if err != nil {
 		return nil, &federation.Diagnostic{
 			Code: federation.CodeLocalListen, Err: err,
-			What: fmt.Sprintf("the local mTLS listener cannot be opened on %s", address),
+			What: fmt.Sprintf("the local mTLS listener cannot be opened on %s", where),
 			Why:  err.Error(),
 			Fix:  "free the address, or give the local listener another one (or none) in gateway.hcl",
 		}
 	}
 	return l, nil
+}
+
+// Listen binds the local mTLS listener, if there is to be one, so that a caller learns of trouble before it declares itself started.
+// Run calls it when nobody did.
+func (m *Mesh) Listen() error {
+	if m.bound.Swap(true) {
+		return nil
+	}
+	l, err := m.BindLocal(m.cfg.LocalListen)
+	if err == nil {
+		m.SetLocal(l)
+	}
+	return err
 }
 
 // SetLocal makes l, which may be nil, the local mTLS listener instead of the one before. Connections that came by that one go on.
@@ -196,7 +209,7 @@ func (m *Mesh) SetLocal(l net.Listener) {
 	}
 }
 
-// LocalAddr is where workloads with an SVID connect; nil before Run, and when there is no such listener.
+// LocalAddr is where workloads with an SVID connect; nil before Listen, and when there is no such listener.
 func (m *Mesh) LocalAddr() net.Addr {
 	m.listeners.mu.Lock()
 	defer m.listeners.mu.Unlock()

@@ -102,6 +102,7 @@ type Mesh struct {
 	serving  sync.WaitGroup
 	door     sync.RWMutex // between stopped and what enters
 	stopped  atomic.Bool  // Run has ended, or is about to
+	bound    atomic.Bool  // Listen was called
 	lot      splice.Lot
 	dialer   func(context.Context, netip.AddrPort) (callerConn, error)
 }
@@ -129,11 +130,9 @@ func New(cfg Config) *Mesh {
 // Run serves local callers and judges open connections until ctx ends, then resets what is still open and returns nil once
 // all of it has ended. It fails at once when the local mTLS listener cannot be bound. Flows of peers come by HandleFlow.
 func (m *Mesh) Run(ctx context.Context) error {
-	local, err := m.BindLocal(m.cfg.LocalListen)
-	if err != nil {
+	if err := m.Listen(); err != nil {
 		return err
 	}
-	m.SetLocal(local)
 	logs, stopLogs := context.WithCancel(context.WithoutCancel(ctx)) // the log outlives the connections it tells of
 	var logging sync.WaitGroup
 	logging.Go(func() { m.access.run(logs) })

@@ -172,7 +172,7 @@ func (m *Mesh) connectHere(a *attempt, s step) (to target, final bool, err error
 	d := dialing{
 		conn: a.conn, service: upstream.Service, pool: m.pool(a.plan.snap, s.Local), modes: onlyUsable,
 		timeout: upstream.Resolver.ConnectTimeout.D(), deadline: a.deadline, limit: upstream.Resolver.Limits.Connections,
-		failed: func() { a.rec.retries++ }, proxy: upstream.Resolver.ProxyProtocol, client: a.plan.who.address(),
+		rec: a.rec, proxy: upstream.Resolver.ProxyProtocol, client: a.plan.who.address(),
 	}
 	if s.why.isPanic() {
 		d.modes = inPanic
@@ -213,6 +213,7 @@ func (m *Mesh) connectThere(ctx context.Context, a *attempt, s step) (to target,
 	waiting, stop := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer stop()
 	a.conn.waits(stop)
+	a.rec.attempt()
 	sent, err := a.head.offer(waiting, stop, f)
 	region := m.cfg.Balance.Region(p.upstream.Service, s.Region)
 	if err == nil {
@@ -224,7 +225,6 @@ func (m *Mesh) connectThere(ctx context.Context, a *attempt, s step) (to target,
 	if a.head.ended != nil || a.over() != nil { // the caller left, or it was ended from here
 		return target{}, true, err
 	}
-	a.rec.retries++
 	var refused *tunnel.RefusedError
 	if errors.As(err, &refused) { // then nothing was delivered, whatever was sent; and the next region decides for itself
 		if refused.Code == flow.RefusedUnavailable {
@@ -284,7 +284,6 @@ func (m *Mesh) explainFailure(a *attempt, err error) {
 	default:
 		rec.flags = flagConnectFailed
 	}
-	rec.lastFailed()
 	if rec.retries > 0 {
 		rec.flags |= flagRetries
 	}

@@ -288,7 +288,11 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 			a.log.Info("stopped")
 		}
 	}()
+	if err := a.mesh.Listen(); err != nil { // what cannot be had is said before anybody can ask, or read "ready"
+		return err
+	}
 	if err := a.admin.Listen(ctx); err != nil {
+		a.mesh.SetLocal(nil)
 		return err
 	}
 	// Two contexts: ctx asks to drain, inner ends what still runs after that.
@@ -304,9 +308,6 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	g.Go(func() error {
 		select {
 		case <-a.viewed:
-			if !a.listening(inner) {
-				return nil
-			}
 			a.state.CompareAndSwap(admin.StateStarting, admin.StateReady)
 			a.log.Info("ready", "version", a.opts.Version, "mesh", a.tunnel.Addr().String(), "socket", a.opts.Config.AdminSocket)
 			a.locate(inner)
@@ -328,21 +329,6 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		err = nil
 	}
 	return err
-}
-
-// listening waits until the listener for local callers is open, and is false when it never will be: then Run ends with the
-// reason, and nobody must have read "ready" before.
-func (a *Agent) listening(ctx context.Context) bool {
-	look := time.NewTicker(5 * time.Millisecond)
-	defer look.Stop()
-	for a.opts.Config.LocalListen != "" && a.mesh.LocalAddr() == nil {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-look.C:
-		}
-	}
-	return true
 }
 
 // drain tells peers and callers to go elsewhere and waits for open connections, as long as the configuration grants.

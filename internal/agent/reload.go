@@ -114,6 +114,9 @@ func (a *Agent) open(ctx context.Context, current, next *config.Gateway) (adopt 
 		for _, step := range steps {
 			step()
 		}
+		if file == nil && current.AccessLog == next.AccessLog {
+			return
+		}
 		a.mesh.SetAccessLog(access)
 		if a.access != nil {
 			_ = a.access.Close() // every line was written when it was given to the kernel
@@ -264,6 +267,14 @@ func (s *fileSource) Run(ctx context.Context, publish func([]federation.Instance
 			<-ended // one source publishes at a time
 		}
 	}
+}
+
+// AsOf implements registry.Dated.
+func (s *fileSource) AsOf() (at time.Time) {
+	if source := s.current.Load(); source != nil {
+		at = source.AsOf()
+	}
+	return at
 }
 
 // Problem implements registry.Troubled.

@@ -41,6 +41,7 @@ type Source struct {
 	cfg     Config
 	notify  func() (*fsnotify.Watcher, error)
 	problem atomic.Pointer[federation.Diagnostic]
+	asOf    atomic.Pointer[time.Time] // of a set of an earlier run, while it is in use
 }
 
 // New returns a source that does nothing until Run.
@@ -60,6 +61,14 @@ func (s *Source) Problem() error {
 		return d
 	}
 	return nil
+}
+
+// AsOf returns when the set in use was read by an earlier run; zero: this one has read it.
+func (s *Source) AsOf() (at time.Time) {
+	if t := s.asOf.Load(); t != nil {
+		at = *t
+	}
+	return at
 }
 
 // Run publishes the instances of the files, at first, with every change, and as confirmation with every poll that finds them
@@ -100,12 +109,13 @@ func (s *Source) Run(ctx context.Context, publish func([]federation.Instance)) e
 		w.follow(s.cfg.Path)
 		if reread || !s.unchanged(&known) {
 			reread = false
-			s.load(&known, before)
+			s.load(&known)
 			switch {
 			case known.valid:
+				s.asOf.Store(nil)
 				before = s.remember(known.instances, before)
-			case before != nil && !before.used:
-				before.used = true
+			case before != nil && s.asOf.Load() == nil:
+				s.asOf.Store(&before.Read)
 				publish(before.Instances)
 			}
 		}
@@ -115,14 +125,11 @@ func (s *Source) Run(ctx context.Context, publish func([]federation.Instance)) e
 	}
 }
 
-// load reads the files into known, or leaves its instances and notes why not, and whether those of before are in use.
-func (s *Source) load(known *set, before *kept) {
+// load reads the files into known, or leaves its instances and notes why not.
+func (s *Source) load(known *set) {
 	next, err := read(s.cfg.Path)
 	known.print = next.print // also of files that are not valid: they are not read again until they change
 	if err != nil {
-		if !known.valid && before != nil {
-			err.Why += "; the instances that were read before this start are in use, of " + before.Read.UTC().Format(time.RFC3339)
-		}
 		if before := s.problem.Swap(err); before == nil || before.Error() != err.Error() {
 			s.cfg.Log.Error("keep the last valid set of instances", "path", s.cfg.Path, "code", string(err.Code), "reason", err.Error())
 		}

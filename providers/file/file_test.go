@@ -461,7 +461,7 @@ func TestRestartWhileTheFileIsBroken(t *testing.T) {
 		Address: netip.MustParseAddrPort("192.0.2.1:80"), Health: federation.HealthPassing, Labels: map[string]string{"version": "2"},
 		Checks: []federation.CheckSpec{{Kind: federation.CheckTCP}}}}
 	// life runs a source of path until it has published or failed, and returns what it published.
-	life := func(path string) (got []federation.Instance, problem error) {
+	life := func(path string) (got []federation.Instance, problem error, asOf time.Time) {
 		s := New(Config{Path: path, Keep: keep, Poll: 10 * time.Millisecond, Settle: time.Millisecond})
 		ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
 		defer stop()
@@ -489,37 +489,65 @@ func TestRestartWhileTheFileIsBroken(t *testing.T) {
 			case <-time.After(300 * time.Millisecond):
 			}
 		}
-		problem = s.Problem()
+		problem, asOf = s.Problem(), s.AsOf()
 		stop()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		return got, problem
+		return got, problem, asOf
 	}
 	write(t, path, document(t, want))
-	if got, problem := life(path); problem != nil || len(got) != 1 || got[0].Labels["version"] != "2" {
-		t.Fatalf("%+v, %v", got, problem)
+	begin := time.Now()
+	if got, problem, asOf := life(path); problem != nil || len(got) != 1 || got[0].Labels["version"] != "2" || !asOf.IsZero() {
+		t.Fatalf("%+v, %v, %v", got, problem, asOf)
 	}
 	for name, breaks := range map[string]func(){"missing": func() { remove(t, path) }, "broken": func() { write(t, path, []byte("{")) }} {
 		breaks()
-		got, problem := life(path)
+		broken := time.Now()
+		got, problem, asOf := life(path)
 		if len(got) != 1 || got[0].Address != want[0].Address || len(got[0].Checks) != 1 {
 			t.Errorf("%s: %+v", name, got)
 		}
-		if problem == nil || !strings.Contains(problem.Error(), "the instances that were read before this start are in use, of 20") {
-			t.Errorf("%s: %v", name, problem)
+		if problem == nil || asOf.Before(begin) || asOf.After(broken) {
+			t.Errorf("%s: %v, as of %v", name, problem, asOf)
 		}
 		write(t, path, document(t, want))
-		if got, problem := life(path); len(got) != 1 || problem != nil {
-			t.Errorf("mended: %+v, %v", got, problem)
+		if got, problem, asOf := life(path); len(got) != 1 || problem != nil || !asOf.IsZero() {
+			t.Errorf("mended: %+v, %v, %v", got, problem, asOf)
 		}
 	}
-	if got, problem := life(filepath.Join(dir, "other.json")); got != nil || problem == nil {
+	remove(t, path)
+	mendedWhileItRuns(t, New(Config{Path: path, Keep: keep, Poll: 10 * time.Millisecond, Settle: time.Millisecond}), func() {
+		write(t, path, document(t, want))
+	})
+	if got, problem, _ := life(filepath.Join(dir, "other.json")); got != nil || problem == nil {
 		t.Errorf("another path: %+v, %v", got, problem)
 	}
 	write(t, keep, []byte("{"))
 	remove(t, path)
-	if got, _ := life(path); got != nil {
+	if got, _, _ := life(path); got != nil {
 		t.Errorf("out of a damaged file came %+v", got)
+	}
+}
+
+// mendedWhileItRuns holds that s, whose file is missing, uses what was kept until mend, and then what it reads.
+func mendedWhileItRuns(t *testing.T, s *Source, mend func()) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, func([]federation.Instance) {}) }()
+	until := func(what string, ok func() bool) {
+		for look := time.Tick(time.Millisecond); !ok(); <-look {
+			if ctx.Err() != nil {
+				t.Fatalf("not within 10 s: %s", what)
+			}
+		}
+	}
+	until("what was kept is used", func() bool { return !s.AsOf().IsZero() && s.Problem() != nil })
+	mend()
+	until("what was read is used", func() bool { return s.AsOf().IsZero() && s.Problem() == nil })
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

@@ -19,8 +19,6 @@ type kept struct {
 	Path      string                `json:"path"` // of the files that it was read from
 	Read      time.Time             `json:"read"`
 	Instances []federation.Instance `json:"instances"`
-
-	used bool // in this run
 }
 
 // recall returns what an earlier run kept of the same files, or nil. What cannot be read is not used: the files decide alone then.
